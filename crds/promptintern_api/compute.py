@@ -1,6 +1,5 @@
 """spec.compute, spec.checkpoint, spec.storage and spec.retries: where a job runs, and how it survives failures."""
 
-import re
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
@@ -8,10 +7,18 @@ from pydantic import Field, StringConstraints
 
 from promptintern_api.base import ApiModel, Rule
 from promptintern_api.placement import Affinity, LabelValue, Toleration
+from promptintern_api.pods import (
+    RESERVED_ANNOTATIONS,
+    RESERVED_LABELS,
+    AnnotationValue,
+    EnvironmentVariable,
+    ModelCache,
+    PodLabelValue,
+    Resources,
+    key_rules,
+)
 from promptintern_api.secret_ref import ObjectName, SecretRef
 from promptintern_api.uris import StorageUri
-
-Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$", max_length=32)]
 
 
 class Device(StrEnum):
@@ -20,79 +27,6 @@ class Device(StrEnum):
     AUTO = "Auto"
     CPU = "CPU"
     CUDA = "CUDA"
-
-
-class Resources(ApiModel):
-    """The CPU and the memory of one pod."""
-
-    cpu: Annotated[
-        Quantity | None,
-        Field(
-            description=(
-                "CPU cores that the container requests, such as `4` or `500m`. The container may use more when the "
-                "node has cores to spare. If it is left out, the chart's `podSizes` sets it."
-            )
-        ),
-    ] = None
-    memory: Annotated[
-        Quantity | None,
-        Field(
-            description=(
-                "Memory that the container requests and is limited to, such as `32Gi`. If it is left out, the chart's "
-                "`podSizes` sets it."
-            )
-        ),
-    ] = None
-
-
-_SYSTEM = "bin|boot|dev|etc|home|lib|lib32|lib64|libx32|opt|proc|root|run|sbin|sys|tmp|usr|var"
-_NOT_A_MOUNT_PATH = rf"^/*$|(^|/)\.\.?(/|$)|//|^/({_SYSTEM})(/|$)"
-"""The paths at which a volume would replace files of the image, which may be the only image that the chart allows."""
-
-
-class ModelCache(ApiModel):
-    """A volume with base models, so that the pods of a job need not download them."""
-
-    claim_name: Annotated[
-        ObjectName,
-        Field(
-            description=(
-                "Name of a PersistentVolumeClaim in the job's namespace. It must be ReadWriteMany if the pods run on "
-                "several nodes."
-            )
-        ),
-    ]
-    mount_path: Annotated[
-        str,
-        StringConstraints(pattern=r"^/[A-Za-z0-9._/-]+$", max_length=256),
-        Field(
-            description=(
-                "Path at which all pods of the job mount the volume. Models from a hub are cached in the volume's "
-                "folder `hub`. It may not be in a folder that the image uses, such as /usr or /opt."
-            )
-        ),
-    ] = "/models"
-    read_only: Annotated[
-        bool,
-        Field(
-            description=(
-                "Whether the volume is mounted for reading only. A read-only volume provides models at file:// URIs "
-                "below `mountPath`, but does not cache models from a hub."
-            )
-        ),
-    ] = False
-
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            field="mountPath",
-            message=(
-                "must be a plain path outside the folders of the image, such as /models or /mnt/models, because a "
-                "volume there would replace the image's own files"
-            ),
-            cel=f"!has(self.mountPath) || !self.mountPath.matches('{_NOT_A_MOUNT_PATH}')".replace("\\", "\\\\"),
-            holds=lambda self: re.search(_NOT_A_MOUNT_PATH, self.mount_path) is None,
-        ),
-    )
 
 
 class ComputeSpec(ApiModel):
@@ -112,12 +46,24 @@ class ComputeSpec(ApiModel):
             ge=0,
             le=16,
             description=(
-                "Number of GPUs that each worker pod requests (nvidia.com/gpu). A worker trains on one GPU, so add "
-                "workers to use more GPUs. If it is above 0, a worker that finds no GPU fails. It must be 0 if "
-                "`device` is CPU."
+                "Number of GPUs that each worker pod requests, as the resource `gpuResource`. A worker trains on one "
+                "GPU, so add workers to use more GPUs. If it is above 0, a worker that finds no GPU fails. It must be "
+                "0 if `device` is CPU."
             ),
         ),
     ] = 0
+    gpu_resource: Annotated[
+        str | None,
+        StringConstraints(
+            pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$", max_length=317
+        ),
+        Field(
+            description=(
+                "Name of the resource that `gpusPerWorker` counts, such as nvidia.com/gpu, nvidia.com/mig-3g.40gb or "
+                "amd.com/gpu. If it is left out, the chart's `pods.gpuResource` is used."
+            )
+        ),
+    ] = None
     device: Annotated[
         Device,
         Field(
@@ -194,6 +140,54 @@ class ComputeSpec(ApiModel):
             )
         ),
     ] = None
+    runtime_class_name: Annotated[
+        ObjectName | None,
+        Field(
+            description=(
+                "Name of the RuntimeClass of the worker pods, such as nvidia. If it is left out, the chart's "
+                "`pods.gpuRuntimeClassName` or `pods.runtimeClassName` applies."
+            )
+        ),
+    ] = None
+    scheduler_name: Annotated[
+        ObjectName | None,
+        Field(
+            description=(
+                "Name of the scheduler of the head and the worker pods, such as volcano. If it is left out, the "
+                "chart's `pods.schedulerName` or the cluster's default applies."
+            )
+        ),
+    ] = None
+    pod_labels: Annotated[
+        dict[str, PodLabelValue] | None,
+        Field(
+            max_length=32,
+            description=(
+                "Additional labels of all pods of the job, such as sidecar.istio.io/inject. They take precedence over "
+                "the chart's `pods.labels`. If it is left out, there are none."
+            ),
+        ),
+    ] = None
+    pod_annotations: Annotated[
+        dict[str, AnnotationValue] | None,
+        Field(
+            max_length=32,
+            description=(
+                "Additional annotations of all pods of the job, such as kueue.x-k8s.io/podset-required-topology. They "
+                "take precedence over the chart's `pods.annotations`. If it is left out, there are none."
+            ),
+        ),
+    ] = None
+    env: Annotated[
+        list[EnvironmentVariable] | None,
+        Field(
+            max_length=32,
+            description=(
+                "Environment variables of all containers of the job: proxies, the endpoint of the model hub, and "
+                "settings of NCCL. They take precedence over the chart's `pods.env`. If it is left out, there are none."
+            ),
+        ),
+    ] = None
     image_pull_secrets: Annotated[
         list[SecretRef] | None,
         Field(
@@ -235,6 +229,17 @@ class ComputeSpec(ApiModel):
             ),
         ),
     ] = 120
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        *key_rules("podLabels", "pod_labels", reserved=RESERVED_LABELS),
+        *key_rules("podAnnotations", "pod_annotations", reserved=RESERVED_ANNOTATIONS),
+        Rule(
+            field="env",
+            message="must not name a variable twice",
+            cel="!has(self.env) || self.env.all(v, self.env.exists_one(w, w.name == v.name))",
+            holds=lambda self: len({v.name for v in self.env or ()}) == len(self.env or ()),
+        ),
+    )
 
 
 class CheckpointSpec(ApiModel):

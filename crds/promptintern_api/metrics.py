@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field, StringConstraints
 
 from promptintern_api.base import ApiModel, Number, Rule
-from promptintern_api.compute import Quantity
+from promptintern_api.pods import Quantity
 
 
 class Metric(StrEnum):

@@ -1,5 +1,6 @@
 """The operator's settings, which the chart passes as environment variables ``PROMPTINTERN_...``."""
 
+import re
 from typing import Annotated, Any, Self
 
 from promptintern_api.compute import AddressingStyle, ServerSideEncryption
@@ -10,6 +11,11 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 DEFAULT_IMAGE = "promptintern/trainer:0.1.0"
 DEFAULT_RAY_VERSION = "2.60.0"
+_OWN_VARIABLE = re.compile(
+    "PROMPTINTERN_.*|RAY_.*|KUBERNETES_.*|AWS_ACCESS_KEY_ID|AWS_SECRET_ACCESS_KEY|AWS_SESSION_TOKEN|HF_TOKEN|HF_HOME|"
+    "HOME|USER|PYTHONUNBUFFERED|OMP_NUM_THREADS"
+)
+"""The names of the variables that the operator, KubeRay and Kubernetes set."""
 
 
 class _Value(BaseModel):
@@ -41,6 +47,60 @@ class PodSize(_Value):
 
     cpu: str
     memory: str
+    ephemeral_storage: str | None = None
+
+
+class ConfigMapKeyRef(_Value):
+    """A key of a ConfigMap in the namespace of a job."""
+
+    name: str
+    key: str
+    optional: bool = False
+
+
+class ValueFrom(_Value):
+    """The source of the value of an environment variable."""
+
+    config_map_key_ref: ConfigMapKeyRef
+
+
+class Variable(_Value):
+    """An environment variable of every container of a job, in the format of a container's ``env``."""
+
+    name: str
+    value: str | None = None
+    value_from: ValueFrom | None = None
+
+    @model_validator(mode="after")
+    def _is_settable(self) -> Self:
+        if _OWN_VARIABLE.fullmatch(self.name):
+            raise ValueError(f"{self.name} may not be set, because the operator, KubeRay or Kubernetes sets it")
+        if (self.value is None) == (self.value_from is None):
+            raise ValueError("needs either value or valueFrom")
+        return self
+
+
+class PodDefaults(_Value):
+    """The settings of the pods of all jobs, of which jobs may override some."""
+
+    gpu_resource: str = "nvidia.com/gpu"
+    runtime_class_name: str | None = None
+    """The RuntimeClass of all pods."""
+    gpu_runtime_class_name: str | None = None
+    """The RuntimeClass of worker pods with GPUs."""
+    scheduler_name: str | None = None
+    """The scheduler of head and worker pods."""
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {
+        "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+        "karpenter.sh/do-not-disrupt": "true",
+    }
+    env: list[Variable] = []
+    cpu_limits: bool = False
+    """Whether containers are limited to the CPU that they request."""
+    run_as_user: int | None = 1000
+    """The user and the group of the containers' processes. If it is None, the cluster chooses them, as OpenShift does.
+    """
 
 
 class DefaultStorage(_Value):
@@ -78,6 +138,7 @@ class Settings(BaseSettings):
     head_size: PodSize = PodSize(cpu="1", memory="4Gi")
     worker_size: PodSize = PodSize(cpu="2", memory="8Gi")
     preflight_size: PodSize = PodSize(cpu="1", memory="4Gi")
+    pods: PodDefaults = PodDefaults()
     dns: tuple[EgressRule, ...] = (
         EgressRule(
             namespace_selector={"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},

@@ -52,6 +52,8 @@
   value: {{ .Values.kuberayNamespace | quote }}
 - name: PROMPTINTERN_CHECKS_IN_QUEUE
   value: {{ .Values.kueue.checksInQueue | quote }}
+- name: PROMPTINTERN_PODS
+  value: {{ include "promptintern.pods" . | quote }}
 {{- range $role := list "head" "worker" "preflight" }}
 - name: PROMPTINTERN_{{ upper $role }}_SIZE
   value: {{ include "promptintern.podSize" (get $.Values.podSizes $role) | quote }}

@@ -48,8 +48,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{/* Security contexts of a pod and of its container, for Pod Security "restricted". */}}
 {{- define "promptintern.podSecurity" -}}
 runAsNonRoot: true
-runAsUser: 65532
-runAsGroup: 65532
+{{- if hasKey .Values "runAsUser" }}
+{{- if not (kindIs "invalid" .Values.runAsUser) }}
+runAsUser: {{ int64 .Values.runAsUser }}
+runAsGroup: {{ int64 .Values.runAsUser }}
+{{- end }}
+{{- end }}
 seccompProfile:
   type: RuntimeDefault
 {{- end -}}
@@ -64,9 +68,24 @@ seccompProfile:
   type: RuntimeDefault
 {{- end -}}
 
-{{/* CPU and memory of a pod as JSON. Numbers, which --set may produce, become text, which the operator reads. */}}
+{{/* The size of a pod as JSON. Numbers, which --set may produce, become text, which the operator reads. */}}
 {{- define "promptintern.podSize" -}}
-{{- dict "cpu" (toString .cpu) "memory" (toString .memory) | toJson -}}
+{{- $size := dict "cpu" (toString .cpu) "memory" (toString .memory) }}
+{{- with .ephemeralStorage }}
+{{- $_ := set $size "ephemeralStorage" (toString .) }}
+{{- end }}
+{{- toJson $size -}}
+{{- end -}}
+
+{{/* The value `pods` as JSON. Helm drops a value that is set to null, but the operator must be told of it. */}}
+{{- define "promptintern.pods" -}}
+{{- $pods := dict "runAsUser" (get .Values.pods "runAsUser" | default nil) }}
+{{- range $name, $value := .Values.pods }}
+{{- if and (ne $name "runAsUser") (ne (toString $value) "") }}
+{{- $_ := set $pods $name $value }}
+{{- end }}
+{{- end }}
+{{- toJson $pods -}}
 {{- end -}}
 
 {{/* An entry of the value `dns` as an egress rule of a NetworkPolicy, in JSON. */}}

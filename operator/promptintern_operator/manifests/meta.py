@@ -17,6 +17,10 @@ from promptintern_api.kind import GROUP, KIND, VERSION
 
 Manifest = dict[str, Any]
 
+_BATCH = ("ray.io/gang-scheduling-enabled", "ray.io/priority-class-name", "ray.io/scheduler-name")
+_SCHEDULERS = ("volcano.sh/", "yunikorn.apache.org/", "kai.scheduler/")
+"""The labels from which KubeRay's support for batch schedulers takes a queue and a priority, and their beginnings."""
+
 
 def child_name(job: PromptInternJob) -> str:
     """Return the name of the job's ServiceAccount, Role, RoleBinding and NetworkPolicy."""
@@ -65,3 +69,9 @@ def uid_of(job: PromptInternJob) -> str:
 def kueue_labels(labels: Mapping[str, str]) -> dict[str, str]:
     """Return the subset of a job's ``labels`` that Kueue reads from the job's RayJobs and preflights."""
     return {name: labels[name] for name in (LABEL_QUEUE, LABEL_PRIORITY) if name in labels}
+
+
+def queue_labels(labels: Mapping[str, str]) -> dict[str, str]:
+    """Return the subset of a job's ``labels`` that Kueue and KubeRay's batch schedulers read from a RayJob."""
+    scheduling = {name: value for name, value in labels.items() if name in _BATCH or name.startswith(_SCHEDULERS)}
+    return scheduling | kueue_labels(labels)

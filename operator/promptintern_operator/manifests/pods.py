@@ -3,8 +3,8 @@
 import math
 from typing import Any
 
-from promptintern_api.compute import Resources
-from promptintern_api.contract import ENV_JOB, ENV_STORAGE_CA, LABEL_ROLE, PodRole
+from promptintern_api.contract import LABEL_ROLE, PodRole
+from promptintern_api.pods import Resources
 from promptintern_api.quantity import parse_quantity
 
 from promptintern_operator.manifests.config import (
@@ -15,14 +15,12 @@ from promptintern_operator.manifests.config import (
     ResolvedJob,
     config_map_name,
 )
+from promptintern_operator.manifests.environment import CA_KEY, credentials, storage_secret, variables
 from promptintern_operator.manifests.meta import Manifest, child_name, job_labels
 from promptintern_operator.settings import PodSize, Settings
 
-_USER = 1000
 _TOKEN_SECONDS = 3600
 _CACHE, _CONFIG, _TEMPORARY, _TOKEN, _CA = "model-cache", "job", "scratch", "api-token", "storage-ca"
-_CA_KEY = "ca.crt"
-"""The key of the CA certificate in the storage's Secret, as in Secrets of type kubernetes.io/tls."""
 
 CONTAINER_SECURITY: Manifest = {
     "allowPrivilegeEscalation": False,
@@ -33,16 +31,22 @@ CONTAINER_SECURITY: Manifest = {
 }
 
 
-def pod_labels(job: ResolvedJob, role: PodRole) -> dict[str, str]:
-    """Return the labels of a pod of ``job`` with ``role``."""
-    return job_labels(job) | {LABEL_ROLE: role.value}
+def pod_metadata(job: ResolvedJob, settings: Settings, role: PodRole) -> Manifest:
+    """Return the labels and annotations of a pod of ``job`` with ``role``. The operator's own labels prevail."""
+    compute, defaults = job.spec.compute, settings.pods
+    labels = defaults.labels | (compute.pod_labels or {}) | job_labels(job) | {LABEL_ROLE: role.value}
+    annotations = defaults.annotations | (compute.pod_annotations or {})
+    return {"labels": labels} | ({"annotations": annotations} if annotations else {})
 
 
-def pod_spec(job: ResolvedJob, containers: list[Manifest], *, token: bool = False, **more: Any) -> Manifest:
+def pod_spec(
+    job: ResolvedJob, settings: Settings, containers: list[Manifest], *, token: bool = False, **more: Any
+) -> Manifest:
     """Return the spec of a pod of ``job`` that meets the Pod Security level "restricted".
 
     Args:
         job: The resolved job.
+        settings: The operator's settings.
         containers: The containers of the pod.
         token: Whether to project a short-lived token for the API server into a volume.
         more: Further fields of the spec.
@@ -53,14 +57,7 @@ def pod_spec(job: ResolvedJob, containers: list[Manifest], *, token: bool = Fals
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "restartPolicy": "Never",
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": _USER,
-            "runAsGroup": _USER,
-            "fsGroup": _USER,
-            "fsGroupChangePolicy": "OnRootMismatch",  # a model cache may hold terabytes
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": _pod_security(settings.pods.run_as_user),
         "containers": containers,
         "volumes": volumes(job, token=token),
     }
@@ -70,13 +67,34 @@ def pod_spec(job: ResolvedJob, containers: list[Manifest], *, token: bool = Fals
         spec["imagePullSecrets"] = [{"name": secret.name} for secret in compute.image_pull_secrets]
     if compute.priority_class_name:
         spec["priorityClassName"] = compute.priority_class_name
+    if settings.pods.runtime_class_name:
+        spec["runtimeClassName"] = settings.pods.runtime_class_name
     return spec | more
 
 
-def worker_placement(job: ResolvedJob) -> Manifest:
-    """Return the placement that the user chose for workers, as fields of a pod's spec."""
+def _pod_security(user: int | None) -> Manifest:
+    identity = {} if user is None else {"runAsUser": user, "runAsGroup": user, "fsGroup": user}
+    return {
+        "runAsNonRoot": True,
+        **identity,
+        "fsGroupChangePolicy": "OnRootMismatch",  # a model cache may hold terabytes
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def scheduler(job: ResolvedJob, settings: Settings) -> Manifest:
+    """Return the scheduler of the pods of a Ray cluster, as a field of a pod's spec."""
+    name = job.spec.compute.scheduler_name or settings.pods.scheduler_name
+    return {"schedulerName": name} if name else {}
+
+
+def worker_placement(job: ResolvedJob, settings: Settings) -> Manifest:
+    """Return the placement and the RuntimeClass of workers, as fields of a pod's spec."""
     compute = job.spec.compute
     fields: Manifest = {}
+    runtime = compute.runtime_class_name or (settings.pods.gpu_runtime_class_name if compute.gpus_per_worker else None)
+    if runtime:
+        fields["runtimeClassName"] = runtime
     if compute.node_selector:
         fields["nodeSelector"] = dict(compute.node_selector)
     if compute.affinity:
@@ -106,57 +124,17 @@ def container(
         "image": job.spec.compute.image,
         "imagePullPolicy": settings.image_pull_policy,
         "securityContext": dict(CONTAINER_SECURITY),
-        # A container that exceeds its memory request may be killed; one that exceeds its CPU request is only throttled.
-        "resources": {"requests": dict(size), "limits": {k: v for k, v in size.items() if k != "cpu"}},
-        "env": [*({"name": key, "value": value} for key, value in environment(job, env).items()), *credentials(job)],
+        "resources": {"requests": dict(size), "limits": _limits(size, settings)},
+        "env": [*variables(job, settings, env), *credentials(job)],
         "volumeMounts": mounts(job, token=token),
         # KubeRay deletes a pod that failed, so the end of its log must be in its state by then.
         "terminationMessagePolicy": "FallbackToLogsOnError",
     } | more
 
 
-def environment(job: ResolvedJob, more: dict[str, str] | None = None) -> dict[str, str]:
-    """Return the environment variables that every container has, together with ``more``."""
-    cache = job.spec.compute.model_cache
-    writable = cache is not None and not cache.read_only
-    authority = {ENV_STORAGE_CA: f"{CA_FOLDER}/{_CA_KEY}"} if _storage_secret(job) else {}
-    return (
-        {
-            "HOME": f"{SCRATCH}/home",
-            "HF_HOME": cache.mount_path if cache is not None and writable else f"{SCRATCH}/huggingface",
-            "PYTHONUNBUFFERED": "1",
-            ENV_JOB: job.metadata.name,
-            "RAY_USAGE_STATS_ENABLED": "0",
-        }
-        | authority
-        | (more or {})
-    )
-
-
-def _storage_secret(job: ResolvedJob) -> str | None:
-    storage = job.spec.storage
-    return storage.secret_ref.name if storage is not None and storage.secret_ref is not None else None
-
-
-def credentials(job: ResolvedJob) -> list[Manifest]:
-    """Return the environment variables from the Secrets of the job, whose values the operator never sees."""
-    variables: list[Manifest] = []
-    secret, model = _storage_secret(job), job.spec.model
-    if secret is not None:
-        for key, optional in (
-            ("AWS_ACCESS_KEY_ID", False),
-            ("AWS_SECRET_ACCESS_KEY", False),
-            ("AWS_SESSION_TOKEN", True),
-        ):
-            variables.append(_from_secret(key, secret, key, optional=optional))
-    if model.secret_ref is not None:
-        variables.append(_from_secret("HF_TOKEN", model.secret_ref.name, "token"))
-    return variables
-
-
-def _from_secret(variable: str, secret: str, key: str, *, optional: bool = False) -> Manifest:
-    source: Manifest = {"name": secret, "key": key} | ({"optional": True} if optional else {})
-    return {"name": variable, "valueFrom": {"secretKeyRef": source}}
+def _limits(size: Manifest, settings: Settings) -> Manifest:
+    """Return the limits for ``size``: all of it, except that a container may use CPU that nobody has requested."""
+    return {name: amount for name, amount in size.items() if name != "cpu" or settings.pods.cpu_limits}
 
 
 def volumes(job: ResolvedJob, *, token: bool) -> list[Manifest]:
@@ -165,9 +143,9 @@ def volumes(job: ResolvedJob, *, token: bool) -> list[Manifest]:
         {"name": _CONFIG, "configMap": {"name": config_map_name(job)}},
         {"name": _TEMPORARY, "emptyDir": {}},
     ]
-    secret = _storage_secret(job)
+    secret = storage_secret(job)
     if secret is not None:  # only this key; the volume is empty if the Secret lacks it
-        items = [{"key": _CA_KEY, "path": _CA_KEY}]
+        items = [{"key": CA_KEY, "path": CA_KEY}]
         specs.append({"name": _CA, "secret": {"secretName": secret, "items": items, "optional": True}})
     cache = job.spec.compute.model_cache
     if cache is not None:
@@ -189,7 +167,7 @@ def mounts(job: ResolvedJob, *, token: bool) -> list[Manifest]:
         {"name": _CONFIG, "mountPath": FOLDER, "readOnly": True},
         {"name": _TEMPORARY, "mountPath": SCRATCH},
     ]
-    if _storage_secret(job):
+    if storage_secret(job):
         specs.append({"name": _CA, "mountPath": CA_FOLDER, "readOnly": True})
     cache = job.spec.compute.model_cache
     if cache is not None:
@@ -199,10 +177,11 @@ def mounts(job: ResolvedJob, *, token: bool) -> list[Manifest]:
     return specs
 
 
-def container_size(resources: Resources, default: PodSize, *, gpus: int = 0) -> Manifest:
-    """Return the CPU, memory and GPUs of a container, with ``default`` for values that ``resources`` leaves out."""
+def container_size(resources: Resources, default: PodSize) -> Manifest:
+    """Return the CPU, memory and scratch space of a container, with ``default`` for values that are left out."""
     size: Manifest = {"cpu": resources.cpu or default.cpu, "memory": resources.memory or default.memory}
-    return size | ({"nvidia.com/gpu": str(gpus)} if gpus else {})
+    scratch = resources.ephemeral_storage or default.ephemeral_storage
+    return size | ({"ephemeral-storage": scratch} if scratch else {})
 
 
 def cores(cpu: str) -> int:

@@ -8,10 +8,11 @@ from promptintern_api.contract import (
     ExitCode,
     PodRole,
 )
+from promptintern_api.pods import Resources
 
 from promptintern_operator.manifests.config import JOB_PATH, ResolvedJob, job_digest
 from promptintern_operator.manifests.meta import Manifest, kueue_labels, metadata, preflight_name
-from promptintern_operator.manifests.pods import container, cpu_placement, pod_labels, pod_spec
+from promptintern_operator.manifests.pods import container, container_size, cpu_placement, pod_metadata, pod_spec
 from promptintern_operator.settings import Settings
 
 _FINDINGS = "/dev/termination-log"
@@ -24,12 +25,11 @@ def preflight_job(job: ResolvedJob, settings: Settings, *, generation: int, numb
     meta = metadata(
         job, preflight_name(job, generation, number), more_labels=copied | {LABEL_ROLE: PodRole.PREFLIGHT.value}
     )
-    size = {"cpu": settings.preflight_size.cpu, "memory": settings.preflight_size.memory}
     check = container(
         job,
         settings,
         name=CHECK_CONTAINER,
-        size=size,
+        size=container_size(Resources(), settings.preflight_size),
         command=["promptintern", "validate", JOB_PATH, "--sha256", job_digest(job), "--findings", _FINDINGS],
         terminationMessagePath=_FINDINGS,
     )
@@ -55,8 +55,8 @@ def preflight_job(job: ResolvedJob, settings: Settings, *, generation: int, numb
                 ]
             },
             "template": {
-                "metadata": {"labels": pod_labels(job, PodRole.PREFLIGHT)},
-                "spec": pod_spec(job, [check], **cpu_placement(job)),
+                "metadata": pod_metadata(job, settings, PodRole.PREFLIGHT),
+                "spec": pod_spec(job, settings, [check], **cpu_placement(job)),
             },
         },
     }

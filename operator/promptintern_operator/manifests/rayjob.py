@@ -15,14 +15,15 @@ from promptintern_api.contract import (
 )
 
 from promptintern_operator.manifests.config import JOB_PATH, ResolvedJob, job_digest
-from promptintern_operator.manifests.meta import Manifest, kueue_labels, metadata
+from promptintern_operator.manifests.meta import Manifest, metadata, queue_labels
 from promptintern_operator.manifests.pods import (
     container,
     container_size,
     cores,
     cpu_placement,
-    pod_labels,
+    pod_metadata,
     pod_spec,
+    scheduler,
     worker_placement,
 )
 from promptintern_operator.plan.attempts import ray_job_name
@@ -33,6 +34,7 @@ _OBJECT_STORE_BYTES = 128 * 2**20
 the memory would be wasted.
 """
 _SHIPPER: Manifest = {"cpu": "100m", "memory": "384Mi"}
+_SHIPPER_SCRATCH: Manifest = {"ephemeral-storage": "64Mi"}
 _GROUP = "workers"
 _DASHBOARD_PORT, _AGENT_PORT = 8265, 52365
 _POD_FOLDER = "/tmp/promptintern"
@@ -41,7 +43,7 @@ _POD_FOLDER = "/tmp/promptintern"
 
 def ray_job(job: ResolvedJob, settings: Settings, *, number: int) -> Manifest:
     """Return the RayJob of attempt ``number``. Its spec is never updated: after creation, Kueue owns ``suspend``."""
-    copied = kueue_labels(job.metadata.labels)
+    copied = queue_labels(job.metadata.labels)
     name = ray_job_name(job.metadata.name, number)
     return {
         "apiVersion": "ray.io/v1",
@@ -96,14 +98,16 @@ def _head(job: ResolvedJob, settings: Settings, name: str) -> Manifest:
             "object-store-memory": str(_OBJECT_STORE_BYTES),
         },
         "template": {
-            "metadata": {"labels": pod_labels(job, PodRole.HEAD)},
+            "metadata": pod_metadata(job, settings, PodRole.HEAD),
             "spec": pod_spec(
                 job,
+                settings,
                 [ray],
                 token=True,
                 initContainers=[_log_shipper(job, settings, name, PodRole.HEAD)],
                 terminationGracePeriodSeconds=grace,
                 **cpu_placement(job),
+                **scheduler(job, settings),
             ),
         },
     }
@@ -111,13 +115,15 @@ def _head(job: ResolvedJob, settings: Settings, name: str) -> Manifest:
 
 def _workers(job: ResolvedJob, settings: Settings, name: str) -> Manifest:
     compute = job.spec.compute
-    size = container_size(compute.resources, settings.worker_size, gpus=compute.gpus_per_worker)
+    size = container_size(compute.resources, settings.worker_size)
+    gpu = compute.gpu_resource or settings.pods.gpu_resource
+    gpus = {gpu: str(compute.gpus_per_worker)} if compute.gpus_per_worker else {}
     grace = compute.termination_grace_period_seconds
     ray = container(
         job,
         settings,
         name=WORKER_CONTAINER,
-        size=size,
+        size=size | gpus,
         env=_ray_environment(job, name) | {"OMP_NUM_THREADS": str(cores(size["cpu"]))},
         lifecycle=_save_hook(PodRole.WORKER, grace),
         readinessProbe=_readiness(f"localhost:{_AGENT_PORT}/api/local_raylet_healthz"),
@@ -127,16 +133,23 @@ def _workers(job: ResolvedJob, settings: Settings, name: str) -> Manifest:
         "replicas": compute.workers,
         "minReplicas": compute.workers,
         "maxReplicas": compute.workers,
-        # One slot per pod, so that no pod gets two workers.
-        "rayStartParams": {"num-cpus": "1", "object-store-memory": str(_OBJECT_STORE_BYTES)},
+        "rayStartParams": {
+            # One slot per pod, so that no pod gets two workers.
+            "num-cpus": "1",
+            # KubeRay derives this number only from resources whose name ends with "gpu".
+            "num-gpus": str(compute.gpus_per_worker),
+            "object-store-memory": str(_OBJECT_STORE_BYTES),
+        },
         "template": {
-            "metadata": {"labels": pod_labels(job, PodRole.WORKER)},
+            "metadata": pod_metadata(job, settings, PodRole.WORKER),
             "spec": pod_spec(
                 job,
+                settings,
                 [ray],
                 initContainers=[_log_shipper(job, settings, name, PodRole.WORKER)],
                 terminationGracePeriodSeconds=grace,
-                **worker_placement(job),
+                **worker_placement(job, settings),
+                **scheduler(job, settings),
             ),
         },
     }
@@ -145,11 +158,19 @@ def _workers(job: ResolvedJob, settings: Settings, name: str) -> Manifest:
 def _log_shipper(job: ResolvedJob, settings: Settings, name: str, role: PodRole) -> Manifest:
     """Return the sidecar that uploads logs. As a native sidecar, it ends after Ray, so it sees the whole log."""
     command = ["promptintern", "pod", "ship-logs", JOB_PATH, "--role", role.value, "--sha256", job_digest(job)]
+    compute = job.spec.compute
+    ray, default = (
+        (compute.resources, settings.worker_size)
+        if role is PodRole.WORKER
+        else (compute.head_resources, settings.head_size)
+    )
+    # A quota for scratch space counts every container.
+    scratch = _SHIPPER_SCRATCH if ray.ephemeral_storage or default.ephemeral_storage else {}
     return container(
         job,
         settings,
         name=LOGS_CONTAINER,
-        size=_SHIPPER,
+        size=_SHIPPER | scratch,
         env={ENV_RAY_JOB: name},
         restartPolicy="Always",
         command=command,

@@ -322,6 +322,34 @@ BAD_JOBS = (
     ),
     _bad({"spec.evaluation.arms": ["QueryOnly", "Base"]}, "spec.evaluation.arms", "must hold QueryOnly and FullPrompt"),
     _bad({"spec.compute": {"device": "CPU", "gpusPerWorker": 1}}, "spec.compute.gpusPerWorker", "must be 0"),
+    *(
+        _bad({"spec.compute": {"podLabels": {key: "x"}}}, "spec.compute.podLabels", "begin with promptintern.dev/")
+        for key in ("promptintern.dev/job", "ray.io/cluster", "app.kubernetes.io/managed-by", "job-name")
+    ),
+    _bad({"spec.compute": {"podLabels": {"a b": "x"}}}, "spec.compute.podLabels", "keys of the form NAME"),
+    _bad({"spec.compute": {"podLabels": {"a/b/c": "x"}}}, "spec.compute.podLabels", "keys of the form NAME"),
+    _bad({"spec.compute": {"podLabels": {"a" * 64: "x"}}}, "spec.compute.podLabels", "at most 63 characters"),
+    _bad({"spec.compute": {"podLabels": {"a": "x y"}}}, "spec.compute.podLabels.a", ""),
+    _bad({"spec.compute": {"podAnnotations": {"ray.io/x": "y"}}}, "spec.compute.podAnnotations", "or ray.io/"),
+    _bad({"spec.compute": {"podAnnotations": {"": "y"}}}, "spec.compute.podAnnotations", "keys of the form NAME"),
+    *(
+        _bad({"spec.compute": {"env": [{"name": name, "value": "x"}]}}, "spec.compute.env[0].name", message)
+        for name, message in (
+            ("LD_PRELOAD", ""),
+            ("PYTHONPATH", ""),
+            ("AWS_SECRET_ACCESS_KEY", ""),
+            ("PROMPTINTERN_JOB", ""),
+            ("NCCL_NET_PLUGIN", "loads a library"),
+            ("NCCL_TOPO_FILE", "names a file"),
+        )
+    ),
+    _bad({"spec.compute": {"env": [{"name": "HF_ENDPOINT"}]}}, "spec.compute.env[0].value", ""),
+    _bad(
+        {"spec.compute": {"env": [{"name": "HF_ENDPOINT", "value": value} for value in "ab"]}},
+        "spec.compute.env",
+        "must not name a variable twice",
+    ),
+    _bad({"spec.compute": {"gpuResource": "gpu"}}, "spec.compute.gpuResource", "'gpu' does not match"),
     # The teacher
     _bad({"spec.data.train": REMOVED}, "spec.data.train", "is required unless data.queries or data.generate is set"),
     _bad({"spec.data.generate": {"count": 0}}, "spec.data.generate.count", "greater than or equal to 1"),

@@ -64,9 +64,18 @@ _TEXTS = {
     "modelUri": ["hf://acme/model"],
     "endpoint": ["http://127.0.0.1:1"],
     "rayVersion": ["2.60.0"],
+    "gpuResource": ["amd.com/gpu"],
     "operator": ["Exists"],
     "effect": ["NoSchedule"],
 }
+
+
+_VARIABLES = st.fixed_dictionaries(
+    {
+        "name": st.sampled_from(["HTTP_PROXY", "no_proxy", "NCCL_DEBUG", "NCCL_CONF_FILE"]),
+        "value": st.text(max_size=3),
+    }
+)
 
 
 def _values(node: Schema, field: str) -> st.SearchStrategy[Any]:
@@ -81,9 +90,11 @@ def _values(node: Schema, field: str) -> st.SearchStrategy[Any]:
             optional = {name: _values(child, name) for name, child in fields.items() if name not in required}
             return st.fixed_dictionaries(required, optional=optional)
         case {"items": items}:
-            return st.lists(_values(items, field), max_size=4)
+            return st.lists(_VARIABLES if field == "env" else _values(items, field), max_size=4)
         case {"additionalProperties": _}:
-            return st.dictionaries(st.sampled_from("abc"), st.text(max_size=3), max_size=2)
+            keys = st.sampled_from(["a", "b", "example.org/c", "ray.io/d", "-", "app.kubernetes.io/e"])
+            values = st.sampled_from(["", "x", "1"]) if field == "podLabels" else st.text(max_size=3)
+            return st.dictionaries(keys, values, max_size=2)
         case {"type": "integer"}:
             return st.integers(node.get("minimum", 0), min(node.get("maximum", 99), 99))
         case {"type": "boolean"}:

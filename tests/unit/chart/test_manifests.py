@@ -38,7 +38,7 @@ def test_pods_meet_pod_security_restricted(rendered: list[Manifest]) -> None:
     pods += [item["spec"]["template"]["spec"] for item in of_kind(rendered, "Deployment")]
     assert len(pods) == 2
     for pod in pods:
-        assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == 65532
+        assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] in (65532, 10001)
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
         assert all("emptyDir" in volume for volume in pod.get("volumes", []))
@@ -52,6 +52,25 @@ def test_pods_meet_pod_security_restricted(rendered: list[Manifest]) -> None:
             }
             assert container["resources"]["requests"].keys() == {"cpu", "memory"}
             assert "memory" in container["resources"]["limits"]
+
+
+def test_a_cluster_may_choose_the_users_of_all_pods(helm: Helm) -> None:
+    objects = helm.objects(values={"runAsUser": None, "pods": {"runAsUser": None}})
+    pods = [item["spec"] for item in of_kind(objects, "Pod")]
+    (deployment,) = of_kind(objects, "Deployment")
+    for pod in (*pods, deployment["spec"]["template"]["spec"]):
+        assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    (value,) = [item["value"] for item in container["env"] if item["name"] == "PROMPTINTERN_PODS"]
+    assert json.loads(value)["runAsUser"] is None
+
+
+def test_an_annotation_of_jobs_can_be_removed(helm: Helm) -> None:
+    objects = helm.objects(values={"pods": {"annotations": {"karpenter.sh/do-not-disrupt": None}}})
+    (deployment,) = of_kind(objects, "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    (value,) = [item["value"] for item in container["env"] if item["name"] == "PROMPTINTERN_PODS"]
+    assert json.loads(value)["annotations"] == {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
 
 
 def test_services_budgets_and_policies_select_the_operator_alone(helm: Helm) -> None:

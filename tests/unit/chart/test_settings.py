@@ -2,7 +2,16 @@
 
 import pytest
 from promptintern_api.compute import AddressingStyle, ServerSideEncryption
-from promptintern_operator.settings import DefaultStorage, EgressRule, PodSize, Settings
+from promptintern_operator.settings import (
+    ConfigMapKeyRef,
+    DefaultStorage,
+    EgressRule,
+    PodDefaults,
+    PodSize,
+    Settings,
+    ValueFrom,
+    Variable,
+)
 
 from tests.unit.chart.conftest import EVERYTHING, NAMED, Helm, Manifest, Values, of_kind
 
@@ -66,9 +75,30 @@ def test_every_value_arrives(helm: Helm, monkeypatch: pytest.MonkeyPatch) -> Non
             kms_key_id="key-7",
             secret_name="platform-s3",
         ),
-        head_size=PodSize(cpu="500m", memory="2Gi"),
-        worker_size=PodSize(cpu="8", memory="64Gi"),
-        preflight_size=PodSize(cpu="2", memory="6Gi"),
+        head_size=PodSize(cpu="500m", memory="2Gi", ephemeral_storage="5Gi"),
+        worker_size=PodSize(cpu="8", memory="64Gi", ephemeral_storage="200Gi"),
+        preflight_size=PodSize(cpu="2", memory="6Gi", ephemeral_storage="10Gi"),
+        pods=PodDefaults(
+            gpu_resource="amd.com/gpu",
+            runtime_class_name="gvisor",
+            gpu_runtime_class_name="nvidia",
+            scheduler_name="volcano",
+            labels={"sidecar.istio.io/inject": "false"},
+            annotations={
+                "cluster-autoscaler.kubernetes.io/safe-to-evict": "true",
+                "karpenter.sh/do-not-disrupt": "true",
+                "example.org/owner": "platform",
+            },
+            env=[
+                Variable(name="HTTPS_PROXY", value="http://proxy.example:3128"),
+                Variable(
+                    name="HF_ENDPOINT",
+                    value_from=ValueFrom(config_map_key_ref=ConfigMapKeyRef(name="hub", key="endpoint", optional=True)),
+                ),
+            ],
+            cpu_limits=True,
+            run_as_user=None,
+        ),
         checks_in_queue=True,
         dns=(
             EgressRule(

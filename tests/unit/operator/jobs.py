@@ -14,7 +14,19 @@ _QUANTITIES = st.one_of(
 )
 _MEMORY = st.sampled_from(["512Mi", "8Gi", "1000M", "1T", "1073741824"])
 _NAMES = st.from_regex(r"\A[a-z0-9]([-a-z0-9.]{0,20}[a-z0-9])?\Z")
-_RESOURCES = st.fixed_dictionaries({}, optional={"cpu": _QUANTITIES, "memory": _MEMORY})
+_RESOURCES = st.fixed_dictionaries(
+    {}, optional={"cpu": _QUANTITIES, "memory": _MEMORY, "ephemeralStorage": st.sampled_from(["5Gi", "200G"])}
+)
+_VARIABLES = st.lists(
+    st.fixed_dictionaries(
+        {
+            "name": st.sampled_from(["HTTP_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "HF_ENDPOINT", "NCCL_DEBUG"]),
+            "value": st.sampled_from(["", "http://proxy.example:3128", "$(HOME)", "a$b", ".example,10.0.0.0/8"]),
+        }
+    ),
+    max_size=4,
+    unique_by=lambda variable: variable["name"],
+)
 _TOLERATION = st.fixed_dictionaries(
     {"operator": st.just("Exists")}, optional={"key": st.just("gpu"), "effect": st.just("NoSchedule")}
 ) | st.fixed_dictionaries({"key": st.just("gpu")}, optional={"operator": st.just("Equal"), "value": st.just("yes")})
@@ -37,6 +49,12 @@ _COMPUTE: dict[str, st.SearchStrategy[Any]] = {
     "priorityClassName": _NAMES,
     "imagePullSecrets": st.lists(st.fixed_dictionaries({"name": _NAMES}), max_size=3),
     "modelCache": _CACHE,
+    "gpuResource": st.sampled_from(["nvidia.com/mig-3g.40gb", "amd.com/gpu"]),
+    "runtimeClassName": st.just("nvidia"),
+    "schedulerName": st.just("volcano"),
+    "podLabels": st.just({"sidecar.istio.io/inject": "false"}),
+    "podAnnotations": st.just({"karpenter.sh/do-not-disrupt": "false", "kueue.x-k8s.io/podset-required-topology": "r"}),
+    "env": _VARIABLES,
     "terminationGracePeriodSeconds": st.integers(0, 86_400),
 }
 STORAGE = {"uri": "s3://team-a/runs", "endpoint": "https://s3.example", "secretRef": {"name": "team-a-s3"}}

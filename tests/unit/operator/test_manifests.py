@@ -151,7 +151,8 @@ def test_memory_limits_equal_requests_and_only_workers_get_gpus(any_job: PromptI
             requests, limits = container["resources"]["requests"], container["resources"]["limits"]
             assert {"cpu", "memory"} <= requests.keys()
             assert limits == {name: size for name, size in requests.items() if name != "cpu"}
-            assert limits.get(GPU) == (str(gpus) if container["name"] == "ray-worker" and gpus else None)
+            gpu = any_job.spec.compute.gpu_resource or GPU
+            assert limits.get(gpu) == (str(gpus) if container["name"] == "ray-worker" and gpus else None)
             assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"
 
 
