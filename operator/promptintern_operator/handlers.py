@@ -13,6 +13,7 @@ from promptintern_api.kind import GROUP, PLURAL, VERSION
 
 from promptintern_operator.cache import Cache, Home, ObjectCache, Owner, key_of, owner_of
 from promptintern_operator.intake import KINDS
+from promptintern_operator.kube import KUEUE, WORKLOADS
 from promptintern_operator.parsing import PAGE
 from promptintern_operator.queue import Key, Workqueue
 from promptintern_operator.views import JobView, ray_job_uid_of
@@ -67,7 +68,7 @@ def build_registry(cache: Cache, queue: Workqueue) -> kopf.OperatorRegistry:
     watch_children(("v1", "pods"), cache.pods, in_bursts=True)
     watch_children(("batch", "v1", "jobs"), cache.preflights, in_bursts=False)
 
-    @kopf.on.event("kueue.x-k8s.io", "v1beta1", "workloads", registry=registry)
+    @kopf.on.event(KUEUE, WORKLOADS, registry=registry)  # in the version that the API server prefers
     async def workload_changed(event: Mapping[str, Any], **_: Any) -> None:
         meta = event["object"]["metadata"]
         ray_job_uid = ray_job_uid_of(meta)
@@ -77,7 +78,7 @@ def build_registry(cache: Cache, queue: Workqueue) -> kopf.OperatorRegistry:
         if event["type"] == "DELETED":
             cache.workloads.remove(owner, meta["uid"])
         else:
-            cache.workloads.put(owner, meta["uid"], msgspec.convert(event["object"]["view"], KINDS["workloads"].view))
+            cache.workloads.put(owner, meta["uid"], msgspec.convert(event["object"]["view"], KINDS[WORKLOADS].view))
         if (home := cache.homes.get(owner)) is not None:
             await queue.add(home.key)
 

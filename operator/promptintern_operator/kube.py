@@ -66,7 +66,8 @@ JOBS = Resource(f"{GROUP}/{VERSION}", PLURAL)
 RAY_JOBS = Resource("ray.io/v1", "rayjobs")
 PODS = Resource("v1", "pods")
 PREFLIGHTS = Resource("batch/v1", "jobs")
-WORKLOADS = Resource("kueue.x-k8s.io/v1beta1", "workloads")
+KUEUE, WORKLOADS = "kueue.x-k8s.io", "workloads"
+"""The group and the plural name of Kueue's Workloads. Their versions come and go, and all have what is read here."""
 CONFIG_MAPS = Resource("v1", "configmaps")
 EVENTS = Resource("events.k8s.io/v1", "events")
 CRDS = Resource("apiextensions.k8s.io/v1", "customresourcedefinitions")
@@ -177,6 +178,16 @@ class Kube:
         content = await self._find(path)
         group = {} if content is None else _readable(parse_object, content, f"GET {path}")
         return any(kind.get("name") == resource.plural for kind in group.get("resources", []))
+
+    async def preferred(self, group: str, plural: str) -> Resource | None:
+        """Return the kind in the version of its group that the API server prefers, or None if it does not serve it."""
+        path = f"/apis/{group}"
+        content = await self._find(path)
+        if content is None:
+            return None
+        preferred = _readable(parse_object, content, f"GET {path}").get("preferredVersion") or {}
+        resource = Resource(f"{group}/{preferred.get('version')}", plural)
+        return resource if await self.serves(resource) else None
 
     async def create(self, manifest: Mapping[str, Any]) -> dict[str, Any] | None:
         """Create the object and return it, or return None if its name is taken.

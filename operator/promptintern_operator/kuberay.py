@@ -5,7 +5,7 @@ import asyncio
 import structlog
 
 from promptintern_operator.cache import Cache
-from promptintern_operator.kube import CRDS, RAY_JOBS, WORKLOADS, Kube, RequestFailed
+from promptintern_operator.kube import CRDS, KUEUE, RAY_JOBS, WORKLOADS, Kube, RequestFailed
 from promptintern_operator.plan import KubeRay
 from promptintern_operator.queue import Workqueue
 from promptintern_operator.watch_health import forget, is_watched
@@ -72,10 +72,11 @@ async def watch_kuberay(kube: Kube, cache: Cache, queue: Workqueue, *, unwatched
                     await queue.add(key)
         await asyncio.sleep(_SECONDS)
         try:
-            for resource in (RAY_JOBS, WORKLOADS):
-                if not await kube.serves(resource):
-                    forget(resource.plural)
-                elif not is_watched(resource.plural):
+            ray_jobs = RAY_JOBS if await kube.serves(RAY_JOBS) else None
+            workloads = await kube.preferred(KUEUE, WORKLOADS)
+            for plural, resource in ((RAY_JOBS.plural, ray_jobs), (WORKLOADS, workloads)):
+                forget(plural, except_for=resource.api_version if resource is not None else None)
+                if resource is not None and not is_watched(plural):
                     unwatched.set()
         except RequestFailed as error:
             _log.warning("cannot detect KubeRay and Kueue", error=str(error))

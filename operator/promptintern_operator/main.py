@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from promptintern_operator.cache import Cache
 from promptintern_operator.handlers import build_registry, kopf_settings
 from promptintern_operator.job_metrics import JOB_METRICS
-from promptintern_operator.kube import WORKLOADS, Kube, RequestFailed, api_client
+from promptintern_operator.kube import KUEUE, WORKLOADS, Kube, RequestFailed, api_client
 from promptintern_operator.kuberay import find_kuberay, watch_kuberay
 from promptintern_operator.leader import Leadership, lead
 from promptintern_operator.memory import trim
@@ -151,7 +151,7 @@ async def _reconcile_jobs(
     """Reconcile jobs in namespaces that have synced; elsewhere, an object that is not in the cache may still exist."""
     kueue = False
     try:
-        kueue = await kube.serves(WORKLOADS)
+        kueue = await kube.preferred(KUEUE, WORKLOADS) is not None
     except RequestFailed as error:
         _log.warning("cannot detect Kueue", error=str(error))
     else:
@@ -223,7 +223,7 @@ def log_as_json() -> None:
 def is_worth_logging(record: logging.LogRecord) -> bool:
     """Return False for Kopf's warning that nothing but Kueue's kind is missing, because Kueue is optional."""
     _, unresolved, selectors = record.getMessage().partition("Unresolved resources cannot be served")
-    return not unresolved or selectors.count("Selector(") != 1 or "kueue.x-k8s.io" not in selectors
+    return not unresolved or selectors.count("Selector(") != 1 or KUEUE not in selectors
 
 
 def main() -> None:

@@ -7,7 +7,17 @@ from typing import Any
 from promptintern_api.contract import OPERATOR_SELECTOR
 
 from promptintern_operator.cache import Cache, ObjectCache, Owner
-from promptintern_operator.kube import JOBS, PODS, PREFLIGHTS, RAY_JOBS, WORKLOADS, Kube, RequestFailed, Resource
+from promptintern_operator.kube import (
+    JOBS,
+    KUEUE,
+    PODS,
+    PREFLIGHTS,
+    RAY_JOBS,
+    WORKLOADS,
+    Kube,
+    RequestFailed,
+    Resource,
+)
 from promptintern_operator.queue import Key
 
 
@@ -26,8 +36,9 @@ async def resync(kube: Kube, cache: Cache, namespaces: Sequence[str]) -> set[Key
         if listing.lacks(key.namespace, uid) and cache.jobs.get(key) is not None and cache.jobs[key].uid == uid:
             cache.remove_job(key)
             changed.add(key)
-    kinds: list[tuple[Resource, ObjectCache[Any], str]] = [
-        (WORKLOADS, cache.workloads, ""),  # Kueue creates them without our labels
+    workloads = await kube.preferred(KUEUE, WORKLOADS) if cache.workloads.entries() else None
+    kinds: list[tuple[Resource | None, ObjectCache[Any], str]] = [
+        (workloads, cache.workloads, ""),  # Kueue creates them without our labels
         (RAY_JOBS, cache.ray_jobs, OPERATOR_SELECTOR),
         (PODS, cache.pods, OPERATOR_SELECTOR),
         (PREFLIGHTS, cache.preflights, OPERATOR_SELECTOR),
@@ -37,7 +48,9 @@ async def resync(kube: Kube, cache: Cache, namespaces: Sequence[str]) -> set[Key
         if not before:
             continue
         try:
-            listing = await _list(kube, resource, namespaces, selector=selector)
+            listing = _Listing()
+            if resource is not None:
+                listing = await _list(kube, resource, namespaces, selector=selector)
         except RequestFailed as error:
             if error.status != 404:
                 raise

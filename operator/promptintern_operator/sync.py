@@ -32,10 +32,10 @@ class HasSynced:
 
     def _has_synced(self, place: str | None) -> bool:
         if place not in self._synced:
-            kinds = [JOBS, PODS, PREFLIGHTS]
-            kinds += [RAY_JOBS] if self._cache.kuberay.usable else []
-            kinds += [WORKLOADS] if self._kueue else []
-            if not are_watched([kind.plural for kind in kinds], place):
+            plurals = [JOBS.plural, PODS.plural, PREFLIGHTS.plural]
+            plurals += [RAY_JOBS.plural] if self._cache.kuberay.usable else []
+            plurals += [WORKLOADS] if self._kueue else []
+            if not are_watched(plurals, place):
                 return False
             self._synced.add(place)
         return True

@@ -128,10 +128,15 @@ def is_watched(plural: str) -> bool:
     return any(path.endswith(f"/{plural}") for path in (*_WATCHED, *_FORBIDDEN))
 
 
-def forget(plural: str) -> None:
-    """Forget the watches of a kind that is no longer served, so that they do not count as silent."""
+def forget(plural: str, *, except_for: str | None = None) -> None:
+    """Forget the watches of a kind that is no longer served, or not in this version, so that none counts as silent.
+
+    Args:
+        plural: The plural name of the kind.
+        except_for: The API version, such as ray.io/v1, whose watches are kept; None if none is.
+    """
     for path in {*_LAST_ACTIVITY, *_WATCHED, *_FORBIDDEN}:
-        if path.endswith(f"/{plural}"):
+        if path.endswith(f"/{plural}") and (except_for is None or f"/{except_for}/" not in path):
             _drop(path)
 
 

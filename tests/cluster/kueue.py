@@ -50,6 +50,6 @@ def remove(client: Client) -> None:
 
 
 def _webhooks_answer(client: Client) -> bool:
-    flavor = {"apiVersion": "kueue.x-k8s.io/v1beta1", "kind": "ResourceFlavor", "metadata": {"name": "probe"}}
+    flavor = {"apiVersion": "kueue.x-k8s.io/v1beta2", "kind": "ResourceFlavor", "metadata": {"name": "probe"}}
     client.kubectl("apply", "--dry-run=server", "-f", "-", input=json.dumps(flavor))
     return True

@@ -12,7 +12,7 @@ from tests.e2e.short_job import SHORT, wait_until_training
 from tests.e2e.tenant import Team
 from tests.e2e.terms import TermWatch, planned_stops, steps_lost
 
-_API = "kueue.x-k8s.io/v1beta1"
+_API = "kueue.x-k8s.io/v1beta2"
 _QUEUE = {"kueue.x-k8s.io/queue-name": "training"}
 _URGENT = {**_QUEUE, "kueue.x-k8s.io/priority-class": "urgent"}
 _LONG = {"schedule": {"explicit": [{"templateRate": rate, "shots": 0, "epochs": n} for rate, n in ((1, 1), (0, 400))]}}

@@ -23,6 +23,9 @@ class Limited:
     async def serves(self, _: Resource) -> bool:
         return self._served
 
+    async def preferred(self, group: str, plural: str) -> Resource | None:
+        return Resource(f"{group}/v1beta2", plural) if self._served else None
+
 
 @pytest.mark.parametrize("served", [True, False])
 def test_an_operator_that_cannot_read_crds_detects_served_kinds(served: bool) -> None:

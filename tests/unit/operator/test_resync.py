@@ -22,6 +22,9 @@ class Lists:
         self.requests: list[tuple[str, str]] = []
         self.forbidden: set[str | None] = set()
 
+    async def preferred(self, group: str, plural: str) -> Resource:
+        return Resource(f"{group}/v1beta2", plural)
+
     async def list_uids(self, resource: Resource, namespace: str | None, *, selector: str) -> set[str]:
         self.requests.append((resource.plural, selector))
         if namespace in self.forbidden:

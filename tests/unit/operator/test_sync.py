@@ -75,6 +75,20 @@ def test_a_namespace_that_may_not_be_watched_holds_up_its_own_jobs_only() -> Non
     assert has_synced("team-b")
 
 
+@pytest.mark.parametrize(
+    ("served", "is_kept"), [("kueue.x-k8s.io/v1beta1", True), ("kueue.x-k8s.io/v1beta2", False), (None, False)]
+)
+def test_a_watch_of_a_version_that_is_not_served_any_more_does_not_count_as_silent(
+    served: str | None, is_kept: bool
+) -> None:
+    hear("workloads", "pods")
+    hear("workloads", namespace="team-a")
+    watch_health.forget("workloads", except_for=served)
+    assert watch_health.are_watched(["workloads"]) is is_kept
+    assert watch_health.are_watched(["workloads"], "team-a") is is_kept
+    assert watch_health.are_watched(["pods"])
+
+
 def test_a_synced_namespace_stays_synced() -> None:
     has_synced = HasSynced(cache(), namespaces=(), kueue=True)
     hear(*KINDS)

@@ -68,10 +68,15 @@ def schemas_of(requests: Requests) -> Schemas:
 
 def install_workloads(requests: Requests) -> None:
     """Create a definition of Kueue's Workloads that has only what the operator reads."""
+    create_crd(requests, workloads_crd("v1beta1"))
+
+
+def workloads_crd(*versions: str) -> Body:
+    """Return a definition of Kueue's Workloads that has only what the operator reads, stored in the first version."""
     schema = {"type": "object", "properties": {"spec": {"type": "object"}, "status": _WORKLOAD_STATUS}}
-    version = {"name": "v1beta1", "served": True, "storage": True, "subresources": {"status": {}}}
+    common = {"served": True, "subresources": {"status": {}}, "schema": {"openAPIV3Schema": schema}}
     names = {"kind": "Workload", "listKind": "WorkloadList", "plural": "workloads", "singular": "workload"}
-    body: Body = {
+    return {
         "metadata": {
             "name": "workloads.kueue.x-k8s.io",
             "annotations": {"api-approved.kubernetes.io": "https://github.com/kubernetes-sigs/kueue"},
@@ -80,10 +85,9 @@ def install_workloads(requests: Requests) -> None:
             "group": "kueue.x-k8s.io",
             "scope": "Namespaced",
             "names": names,
-            "versions": [version | {"schema": {"openAPIV3Schema": schema}}],
+            "versions": [{"name": name, "storage": name == versions[0]} | common for name in versions],
         },
     }
-    create_crd(requests, body)
 
 
 def _properties(definition: str) -> dict[str, Any]:
