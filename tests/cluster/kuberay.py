@@ -7,8 +7,7 @@ import yaml
 from tests.cluster import programs
 from tests.cluster.client import Client
 
-IMAGE = "localhost/kuberay-operator:test"
-MODULE = "github.com/ray-project/kuberay/ray-operator"
+IMAGE = f"localhost/kuberay-operator:{programs.VERSIONS}"
 NAMESPACE = "kuberay"
 NAME = "kuberay-operator"
 ENTRYPOINT = "/manager"
@@ -38,7 +37,7 @@ def manifests(kustomized: str) -> list[dict[str, Any]]:
 
 def install(client: Client) -> None:
     """Install or repair KubeRay, and wait until it is ready."""
-    folder = programs.module_folder(MODULE) / "config" / "default"
+    folder = programs.module_folder(programs.KUBERAY) / "config" / "default"
     client.install_crds(*programs.kuberay_crds())
     items = manifests(client.kubectl("kustomize", str(folder)))
     client.apply([item for item in items if item["kind"] != "CustomResourceDefinition"])

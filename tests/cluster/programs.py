@@ -1,4 +1,8 @@
-"""The cluster's programs, built from Go modules whose sources ``kubernetes/go.sum`` pins."""
+"""The cluster's programs, built from Go modules whose sources ``kubernetes/go.sum`` pins.
+
+``newest/*/go.sum`` pin the newest KubeRay and Kueue. They are built, instead of the versions that ``kubernetes/go.sum``
+pins, if ``PROMPTINTERN_TEST_VERSIONS`` is ``newest``.
+"""
 
 import functools
 import hashlib
@@ -16,7 +20,11 @@ from tests.cluster.errors import CommandFailed, NoCluster
 from tests.cluster.locks import locked
 from tests.cluster.paths import cache
 
-MODULE = Path(__file__).with_name("kubernetes")
+MODULE, NEWEST = Path(__file__).with_name("kubernetes"), Path(__file__).with_name("newest")
+KUBERAY, KUEUE = "github.com/ray-project/kuberay/ray-operator", "sigs.k8s.io/kueue"
+IS_NEWEST = os.environ.get("PROMPTINTERN_TEST_VERSIONS") == "newest"
+"""Whether the newest KubeRay and Kueue are tested."""
+VERSIONS = "newest" if IS_NEWEST else "pinned"
 _COMPONENT = "k8s.io/kubernetes/cmd"
 
 PACKAGES = {
@@ -30,8 +38,8 @@ PACKAGES = {
     "kube-proxy": f"{_COMPONENT}/kube-proxy",
     "coredns": "./coredns",
     "pause": "./pause",
-    "kuberay-operator": "github.com/ray-project/kuberay/ray-operator",
-    "kueue": "sigs.k8s.io/kueue/cmd/kueue",
+    "kuberay-operator": KUBERAY,
+    "kueue": f"{KUEUE}/cmd/kueue",
 }
 """Go packages of the programs, in the order in which a cluster needs them."""
 
@@ -52,42 +60,53 @@ def build(names: Iterable[str], echo: Echo = echo) -> None:
     Raises:
         NoCluster: if Go is missing, or a module cannot be downloaded or compiled.
     """
-    folder = _folder()
-    if all((folder / name).exists() for name in names):
+    names = list(names)
+    if all(_path(name).exists() for name in names):
         return
-    with locked(folder / "lock"):
+    with locked(_folder(MODULE) / "lock"):
         for name in names:
-            if not (folder / name).exists():
+            if not _path(name).exists():
                 began = time.monotonic()
                 echo(f"building {name} ...")
-                _build(name, folder)
+                _build(name)
                 echo(f"built {name} in {time.monotonic() - began:.0f} s")
 
 
 def program(name: str) -> Path:
     """The path of a program, which is built if it is missing."""
     build([name])
-    return _folder() / name
+    return _path(name)
+
+
+def _path(name: str) -> Path:
+    return _folder(_module_of(PACKAGES[name])) / name
+
+
+def _module_of(package: str) -> Path:
+    """The Go module that pins the version of ``package``."""
+    newest = {KUBERAY: NEWEST / "kuberay", KUEUE: NEWEST / "kueue"} if IS_NEWEST else {}
+    return next((module for prefix, module in newest.items() if package.startswith(prefix)), MODULE)
 
 
 @functools.cache
 def version(module: str) -> str:
     """The version that ``go.mod`` pins, such as ``v1.34.2``."""
-    match = re.search(rf"^(?:require)?\s*{re.escape(module)} (v\S+)", (MODULE / "go.mod").read_text(), re.MULTILINE)
-    assert match, f"{module} is not in {MODULE / 'go.mod'}"
+    pins = _module_of(module) / "go.mod"
+    match = re.search(rf"^(?:require)?\s*{re.escape(module)} (v\S+)", pins.read_text(), re.MULTILINE)
+    assert match, f"{module} is not in {pins}"
     return match[1]
 
 
 @functools.cache
 def module_folder(module: str) -> Path:
     """The folder of a module's source, which also contains its CRDs and manifests."""
-    module_info = json.loads(_go("mod", "download", "-json", f"{module}@{version(module)}"))
+    module_info = json.loads(_go(_module_of(module), "mod", "download", "-json", f"{module}@{version(module)}"))
     return Path(module_info["Dir"])
 
 
 def kuberay_crds() -> list[Path]:
     """The files of KubeRay's CRDs."""
-    return sorted((module_folder("github.com/ray-project/kuberay/ray-operator") / "config/crd/bases").glob("*.yaml"))
+    return sorted((module_folder(KUBERAY) / "config/crd/bases").glob("*.yaml"))
 
 
 def ray_jobs_crd() -> Path:
@@ -96,17 +115,19 @@ def ray_jobs_crd() -> Path:
 
 
 @functools.cache
-def _folder() -> Path:
-    sources = [MODULE / "go.mod", MODULE / "go.sum", *sorted(MODULE.glob("*/*.go"))]
+def _folder(module: Path) -> Path:
+    sources = [module / "go.mod", module / "go.sum", *sorted(module.glob("*/*.go"))]
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
     return cache() / "kubernetes" / digest
 
 
-def _build(name: str, folder: Path) -> None:
-    unfinished = folder / f".{name}"
+def _build(name: str) -> None:
+    program, module = _path(name), _module_of(PACKAGES[name])
+    program.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = program.with_name(f".{name}")
     flags = " ".join(["-s", "-w", *(f"-X {variable}={value}" for variable, value in _versions().items())])
-    _go("build", "-mod=readonly", "-trimpath", f"-ldflags={flags}", "-o", str(unfinished), PACKAGES[name])
-    unfinished.replace(folder / name)
+    _go(module, "build", "-mod=readonly", "-trimpath", f"-ldflags={flags}", "-o", str(unfinished), PACKAGES[name])
+    unfinished.replace(program)
 
 
 def _versions() -> dict[str, str]:
@@ -124,13 +145,13 @@ def _versions() -> dict[str, str]:
     return variables
 
 
-def _go(*arguments: str) -> str:
+def _go(module: Path, *arguments: str) -> str:
     go = shutil.which("go")
     if go is None:
         raise NoCluster("no Kubernetes: Go is not installed, so its programs cannot be built; install Go 1.25 or newer")
     argv = [go, *arguments]
     completed = subprocess.run(
-        argv, cwd=MODULE, env={**os.environ, "CGO_ENABLED": "0"}, capture_output=True, text=True, check=False
+        argv, cwd=module, env={**os.environ, "CGO_ENABLED": "0"}, capture_output=True, text=True, check=False
     )
     if completed.returncode != 0:
         raise NoCluster(f"no Kubernetes: {CommandFailed(argv, completed.returncode, completed.stderr)}")

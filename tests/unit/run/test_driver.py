@@ -7,13 +7,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from promptintern.errors import UserError
+from promptintern.errors import InfrastructureFailed, UserError
 from promptintern.pipeline.events import Stopped
 from promptintern.run import driver
 from promptintern.run.driver import failure_cause
 from promptintern.run.worker import WorkerTask
 from promptintern.storage.run import FencedOut, RunStore
 from promptintern.storage.store import open_store
+from promptintern_api.contract import ENV_RAY_JOB
 
 from tests.unit.operator.builders import job
 
@@ -114,3 +115,20 @@ def test_a_driver_that_is_fenced_out_writes_no_report(monkeypatch: pytest.Monkey
     observer: Any = StoppingObserver()
     with pytest.raises(FencedOut, match="host elsewhere"):
         driver.run_job(job(), storage_uri=tmp_path.as_uri(), workers=0, observer=observer)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "[::1]:1", "ray://127.0.0.1:1", "x"])
+def test_an_address_where_no_ray_cluster_is_is_the_users_mistake(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.delenv(ENV_RAY_JOB, raising=False)
+    with pytest.raises(UserError, match="no Ray cluster can be reached at") as raised, driver._ray(1):
+        pass
+    assert raised.value.problems[0].where == "RAY_ADDRESS"
+    assert address in str(raised.value)
+
+
+def test_a_pod_that_cannot_reach_its_ray_cluster_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setenv(ENV_RAY_JOB, "small-a1")
+    with pytest.raises(InfrastructureFailed, match="cannot be reached"), driver._ray(1):
+        pass

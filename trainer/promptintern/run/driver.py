@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,10 +16,17 @@ from typing import Any
 
 from promptintern_api import PromptInternJob
 from promptintern_api.compute import Device
-from promptintern_api.contract import JOB_FILE, RUN_FORMAT
+from promptintern_api.contract import ENV_RAY_JOB, JOB_FILE, RUN_FORMAT
 
 from promptintern.advice import run_again
-from promptintern.errors import InfrastructureFailed, Problem, RunFailed, UserError, credentials_worked_before
+from promptintern.errors import (
+    InfrastructureFailed,
+    Problem,
+    RunFailed,
+    UserError,
+    credentials_worked_before,
+    first_line,
+)
 from promptintern.job import run_folder
 from promptintern.pipeline.events import Note, Observer, Stopped
 from promptintern.pipeline.facts import write_report
@@ -38,6 +46,7 @@ _CONTACT_TIMEOUT_SECONDS = 60.0
 
 Each worker calls the mailbox twice a second.
 """
+_RAY_ANSWERS_SECONDS = 30.0
 _OUT_OF_MEMORY = re.compile(r"Memory on the node .* was (\S+) used / (\S+) limit")
 """A pattern that finds the used memory and the limit in the message of Ray's OutOfMemoryError."""
 _CONNECTION_LOST = re.compile(r"gloo/transport|Connection (?:reset|closed) by peer|DistBackendError|PodLeaving")
@@ -286,9 +295,13 @@ def _ray(workers: int) -> Iterator[None]:
     import ray
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    if os.environ.get("RAY_ADDRESS"):
-        # Users read the driver's log, so it has the output of all processes, and of Ray's own log only errors.
-        ray.init(log_to_driver=True, logging_config=ray.LoggingConfig(log_level="ERROR"))
+    if address := os.environ.get("RAY_ADDRESS"):
+        _check_ray_address(address)
+        try:
+            # Users read the driver's log, so it has the output of all processes, and of Ray's own log only errors.
+            ray.init(log_to_driver=True, logging_config=ray.LoggingConfig(log_level="ERROR"))
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise _unreachable_ray(address, error) from None
     else:
         ray.init(
             num_cpus=max(workers, os.cpu_count() or 1),
@@ -304,6 +317,29 @@ def _ray(workers: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_ray_address(address: str) -> None:
+    """Check that a server listens at ``address``, because Ray itself tries for minutes and then ends the process."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        return  # such as auto, local, or an address of another form, which Ray accepts or refuses at once
+    host = host.rpartition("//")[2].strip("[]")
+    try:
+        socket.create_connection((host, int(port)), timeout=_RAY_ANSWERS_SECONDS).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise _unreachable_ray(address, error) from None
+
+
+def _unreachable_ray(address: str, error: Exception) -> Exception:
+    """Return the error of a Ray cluster that is not at ``address``, which only outside a pod is the user's choice."""
+    if os.environ.get(ENV_RAY_JOB):
+        return InfrastructureFailed(f"the Ray cluster cannot be reached at {address} ({first_line(error)})")
+    return UserError.at(
+        "RAY_ADDRESS",
+        f"no Ray cluster can be reached at {address} ({first_line(error)}); start one with `ray start --head`, or "
+        "unset the environment variable to run on this machine alone",
+    )
 
 
 def _forward_events(mailbox: Any, observer: Observer, *, until: "Future[Any]") -> None:
