@@ -214,7 +214,7 @@ def pod_view(body: Body) -> PodView:
     return PodView(
         name=meta["name"],
         uid=meta["uid"],
-        role=_label(meta, LABEL_ROLE) or PodRole.WORKER,
+        role=_role(meta, controller),
         cluster=controller.get("name") if controller.get("kind") == "RayCluster" else None,
         preflight_uid=controller.get("uid") if controller.get("kind") == "Job" else None,
         created=_created(meta),
@@ -313,6 +313,13 @@ def _deletion_requested(meta: Body) -> datetime | None:
     due = parse_time(meta.get("deletionTimestamp"))
     grace = min(max(meta.get("deletionGracePeriodSeconds") or 0, 0), _LONGEST_GRACE)
     return due - timedelta(seconds=grace) if due is not None else None
+
+
+def _role(meta: Body, controller: Body) -> str:
+    """Return the role of a pod. Anybody may change its label, so the check's pods are known by their controller."""
+    if controller.get("kind") == "Job":
+        return PodRole.PREFLIGHT
+    return PodRole.HEAD if _label(meta, LABEL_ROLE) == PodRole.HEAD else PodRole.WORKER
 
 
 def _created(meta: Body) -> datetime:

@@ -3,7 +3,6 @@
 from datetime import timedelta
 
 from promptintern_api import PromptInternJob
-from promptintern_api.contract import PodRole
 from promptintern_api.status import AttemptStatus, Outcome
 
 from promptintern_operator.plan.attempts import active_seconds, is_spent, next_start, pause_fields, ray_job_name
@@ -23,8 +22,8 @@ def suspend(job: PromptInternJob, observed: Observed, draft: StatusDraft, limits
     attempt = draft.running_attempt
     if attempt is not None:
         ray_job = next((view for view in observed.ray_jobs if view.name == attempt.ray_job_name), None)
-        of_attempts = [pod for pod in observed.pods if pod.role != PodRole.PREFLIGHT]
-        pods = [pod for pod in of_attempts if not is_stranded(pod, draft.now, limits.silent)]
+        of_clusters = [pod for pod in observed.pods if pod.cluster is not None]
+        pods = [pod for pod in of_clusters if not is_stranded(pod, draft.now, limits.silent)]
         if ray_job is not None and not ray_job.deleting and ending_of(ray_job, (), None) is not None:
             return False  # the attempt ended before it could save
         if ray_job is not None or (pods and attempt.ray_job_uid is not None):

@@ -104,6 +104,28 @@ def test_a_pod_belongs_to_what_controls_it_whatever_its_labels_say() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("label", "controller", "role"),
+    [
+        ("head", "RayCluster", "head"),
+        ("worker", "RayCluster", "worker"),
+        ("preflight", "RayCluster", "worker"),
+        (None, "RayCluster", "worker"),
+        ("preflight", "Job", "preflight"),
+        ("worker", "Job", "preflight"),
+        ("head", "Job", "preflight"),
+        (None, "Job", "preflight"),
+    ],
+)
+def test_no_label_makes_a_check_part_of_an_attempt_or_an_attempt_part_of_a_check(
+    label: str | None, controller: str, role: str
+) -> None:
+    labels = {"promptintern.dev/role": label} if label else {}
+    owner = {"kind": controller, "name": "x", "uid": "y", "controller": True}
+    meta = {**HEAD["metadata"], "labels": labels, "ownerReferences": [owner]}
+    assert pod_view({**HEAD, "metadata": meta}).role == role
+
+
 def test_an_unschedulable_pod() -> None:
     message = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
     condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}

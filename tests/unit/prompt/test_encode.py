@@ -130,8 +130,80 @@ def test_an_empty_thought_belongs_to_the_prompt(tokenizer: Any) -> None:
 
 def test_text_that_a_template_writes_before_every_answer_is_refused(tokenizer: Any) -> None:
     tokenizer.chat_template = THINKING.replace("enable_thinking is defined", "false")
-    with pytest.raises(UserError, match="writes '<think></think>' before every answer"):
+    with pytest.raises(UserError, match="writes '<think></think>' before the answer"):
         PromptEncoder(tokenizer, chat=True)
+
+
+MOVING = (
+    "{% for m in messages %}{% if m.role == 'assistant' and '</think>' in m.content %}"
+    "{{ m.content.split('</think>')[-1] }}</s>{% elif m.role == 'assistant' %}{{ m.content }}</s>{% else %}"
+    "<|user|>{{ m.content }}<|assistant|>{% endif %}{% endfor %}"
+)
+PICKY = (
+    "{% for m in messages %}{% if 'bad' in m.content %}{{ raise_exception('no bad words') }}{% endif %}"
+    "<|{{ m.role }}|>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def test_each_row_that_a_template_changes_is_named(tokenizer: Any) -> None:
+    tokenizer.chat_template = MOVING
+    encoder = PromptEncoder(tokenizer, chat=True)
+    answers = ["<think>a</think>b", "fine", "<think>c</think>d"]
+    with pytest.raises(UserError) as caught:
+        encoder.encode(["x", "y", "z"], answers, locations=["f:1", "f:2", "f:3"])
+    assert [problem.where for problem in caught.value.problems] == ["f:1", "f:3"]
+    assert "does not write the assistant's answer as it is" in caught.value.problems[0].message
+    assert "change this row, or set spec.prompt.chat to false" in caught.value.problems[0].message
+
+
+def test_each_row_on_which_a_template_fails_is_named(tokenizer: Any) -> None:
+    tokenizer.chat_template = PICKY
+    encoder = PromptEncoder(tokenizer, chat=True)
+    many = ["fine"] * 1500 + ["bad"]  # in the second batch
+    with pytest.raises(UserError) as caught:
+        encoder.encode(many, ["answer"] * 1501)
+    assert [problem.where for problem in caught.value.problems] == ["training row 1501"]
+    with pytest.raises(UserError) as caught:
+        encoder.encode(["fine"], ["bad"], locations=["f:7"])
+    assert [problem.where for problem in caught.value.problems] == ["f:7"]
+    with pytest.raises(UserError) as caught:
+        encoder.encode_prompts(many, locations=[f"f:{number}" for number in range(1501)])
+    assert [problem.where for problem in caught.value.problems] == ["f:1500"]
+    assert "no bad words" in caught.value.problems[0].message
+
+
+DATED = CHAT.replace("<|{{ m.role }}|>", "<|{{ m.role }}|>{{ strftime_now('%d %b %Y') if m.role == 'user' }}")
+
+
+def test_a_template_that_writes_the_date_writes_the_same_one_every_day(tokenizer: Any) -> None:
+    tokenizer.chat_template = DATED
+    assert "01 Jan 2025" not in tokenizer.apply_chat_template([{"role": "user", "content": "ask"}], tokenize=False)
+    encoder = PromptEncoder(tokenizer, chat=True)
+    (ids,) = encoder.encode_prompts(["ask"])
+    assert text_of(tokenizer, ids) == "<|user|>01 Jan 2025ask<|assistant|>"
+    assert encoder.date == "01 Jan 2025"
+
+
+@pytest.mark.parametrize(
+    ("template", "options"),
+    [
+        (CHAT, {}),
+        (DATED, {}),
+        (THINKING, {"enable_thinking": False}),
+        (DATED.replace("m.role == 'user'", "m.role == 'user' and not date_string"), {"date_string": "01 Jan 2025"}),
+    ],
+)
+def test_the_options_that_a_server_needs_to_write_the_same_prompts(
+    tokenizer: Any, template: str, options: dict[str, Any]
+) -> None:
+    tokenizer.chat_template = template
+    assert PromptEncoder(tokenizer, chat=True).template_options == options
+
+
+def test_a_template_without_a_date_has_none(tokenizer: Any) -> None:
+    tokenizer.chat_template = CHAT
+    assert PromptEncoder(tokenizer, chat=True).date is None
+    assert PromptEncoder(tokenizer, chat=False).date is None
 
 
 def test_an_end_token_spelt_out_in_an_answer_is_text(tokenizer: Any) -> None:

@@ -141,7 +141,11 @@ def fit_rows(
             job, data, examples, shapes, encoder=encoder, max_tokens=max_tokens, max_prompt_tokens=max_prompt_tokens
         )
         if not any(map(any, (flags.train, flags.queries, flags.eval))):
-            warnings = [*_answer_warnings(job, data, encoder), *_thinking_warnings(job, data, encoder)]
+            warnings = [
+                *_answer_warnings(job, data, encoder),
+                *_thinking_warnings(job, data, encoder),
+                *_date_warnings(encoder),
+            ]
             return FittingRows(data=data, examples=examples, max_tokens=max_tokens, warnings=warnings)
         if not should_drop:
             prompt_limit = f"{max_prompt_tokens} tokens of prompt, the most that leaves room for maxNewTokens"
@@ -210,7 +214,8 @@ def _flag_long_rows(
             (flags.queries, data.queries, examples.queries),
             (flags.eval, data.eval, examples.eval),
         ):
-            for i, ids in enumerate(encoder.encode_prompts(prompts_of(rows, neighbours))):
+            places = [row.where for row in rows]
+            for i, ids in enumerate(encoder.encode_prompts(prompts_of(rows, neighbours), locations=places)):
                 long[i] |= len(ids) > max_prompt_tokens
     return flags
 
@@ -255,6 +260,15 @@ def _thinking_warnings(job: PromptInternJob, data: Data, encoder: PromptEncoder)
     return [
         "the base model can think before it answers (its chat template has <think>), but the teacher answers without "
         f"thinking, so its answers may be worse than those that you get today; {advice}"
+    ]
+
+
+def _date_warnings(encoder: PromptEncoder) -> list[str]:
+    if encoder.date is None:
+        return []
+    return [
+        f"the chat template writes today's date into every prompt; this run writes {encoder.date!r:.60} in its place, "
+        "so that its prompts do not change at midnight, but a server that applies the template writes its own date"
     ]
 
 

@@ -49,14 +49,14 @@ def model_card(session: Session, record: StageRecord, *, lineage: str, weights: 
         prompt_literal=json.dumps(prompt, ensure_ascii=False),
         chat=chat,
         thinks=thinks,
+        date=session.encoder.date,
+        template_options="".join(f", {key}={value!r}" for key, value in session.encoder.template_options.items()),
         stop=list(evaluation.stop),
         max_new_tokens=evaluation.max_new_tokens,
         name=name,
         rank=rank,
         vllm_rank=next((each for each in _VLLM_RANKS if each >= rank), None),
-        request=json.dumps(
-            _request(session, prompt, name=name, chat=chat, thinks=thinks), ensure_ascii=False, indent=2
-        ),
+        request=json.dumps(_request(session, prompt, name=name, chat=chat), ensure_ascii=False, indent=2),
         data=session.data.digests,
     )
 
@@ -68,12 +68,12 @@ def highest_rank(session: Session) -> int:
     return max(ranks)
 
 
-def _request(session: Session, prompt: str, *, name: str, chat: bool, thinks: bool) -> dict[str, Any]:
+def _request(session: Session, prompt: str, *, name: str, chat: bool) -> dict[str, Any]:
     """Return the body of a request to a server with the API of OpenAI, with ``{query}`` in place of the query."""
     evaluation = session.job.spec.evaluation
     request: dict[str, Any] = {"model": name}
     request |= {"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt}
-    if thinks:
-        request["chat_template_kwargs"] = {"enable_thinking": False}
+    if session.encoder.template_options:
+        request["chat_template_kwargs"] = session.encoder.template_options
     request |= {"temperature": 0, "max_tokens": evaluation.max_new_tokens}
     return request | ({"stop": list(evaluation.stop)} if evaluation.stop else {})

@@ -2,13 +2,14 @@
 
 import gc
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import Any, TypeVar
 
-from promptintern.errors import Problem, UserError
+from promptintern.errors import Problem, UserError, first_line
+from promptintern.prompt.chat_date import settle_date
 from promptintern.prompt.teacher_targets import TeacherTargets
 from promptintern.rows.problems import MAX_LISTED
 
@@ -30,6 +31,10 @@ class Encoded:
     """The weight of the cross-entropy of each answer token."""
     teacher: TeacherTargets | None = None
     """The teacher's distributions at the answer tokens; None if only the answer is learned."""
+
+
+class _TemplateFault(Exception):  # noqa: N818 -- what the chat template does wrong
+    """Raised if the chat template cannot write a user turn or a reply; the message says what it does wrong."""
 
 
 class PromptEncoder:
@@ -56,6 +61,8 @@ class PromptEncoder:
         self._eos: int = tokenizer.eos_token_id
         self._chat = chat
         self._prefix = array("i", [] if chat else _leading_specials(tokenizer))
+        self._template: str = ""
+        self._date: str | None = None
         if chat:
             self._check_chat()
 
@@ -63,6 +70,19 @@ class PromptEncoder:
     def may_think(self) -> bool:
         """Whether the chat template is that of a model that can think before it answers. No thoughts are encoded."""
         return self._chat and "<think>" in str(self._tokenizer.chat_template)
+
+    @property
+    def date(self) -> str | None:
+        """The text that stands in for today's date in every prompt, or None if the chat template writes no date."""
+        return self._date
+
+    @property
+    def template_options(self) -> dict[str, Any]:
+        """The options that make the chat template, as it is, write the prompts of this encoder."""
+        takes_date = self._date is not None and "date_string" in self._template
+        return ({"enable_thinking": False} if self.may_think else {}) | (
+            {"date_string": self._date} if takes_date else {}
+        )
 
     def encode(self, prompts: Iterable[str], answers: Sequence[str], *, locations: Sequence[str] = ()) -> list[Encoded]:
         """Return the encoded rows in order. Prompts are read in batches, so that not all are in memory at once.
@@ -72,14 +92,18 @@ class PromptEncoder:
                 from 1.
 
         Raises:
-            UserError: for every row whose answer has no tokens.
+            UserError: for every row that the chat template changes, or else for every row whose answer has no tokens.
         """
         rows: list[Encoded] = []
+        faults: dict[int, str] = {}
         with _collector_off():
             for pairs in _batches(zip(prompts, answers, strict=True)):
-                texts, replies = [prompt for prompt, _ in pairs], [answer for _, answer in pairs]
-                ids = zip(_packed(self._prompt_ids(texts)), _packed(self._answer_ids(texts, replies)), strict=True)
+                texts = [prompt for prompt, _ in pairs]
+                turns = self._each(lambda pair: self._answer_turn(*pair), pairs, faults, first=len(rows))
+                opened = self._each(self._user_turn, texts, faults, first=len(rows))
+                ids = zip(_packed(self._prompt_ids(opened)), _packed(self._answer_ids(turns)), strict=True)
                 rows += [Encoded(prompt_ids=prompt, answer_ids=answer) for prompt, answer in ids]
+        _raise_faults(faults, locations, row="training row")
         empty = [i for i, row in enumerate(rows) if len(row.answer_ids) <= 1]
         if empty:
             raise UserError(
@@ -93,9 +117,22 @@ class PromptEncoder:
             )
         return rows
 
-    def encode_prompts(self, prompts: Iterable[str]) -> "list[array[int]]":
-        """Return the token ids of each prompt, for generation."""
-        return [ids for batch in _batches(prompts) for ids in self._prompt_ids(batch)]
+    def encode_prompts(self, prompts: Iterable[str], *, locations: Sequence[str] = ()) -> "list[array[int]]":
+        """Return the token ids of each prompt, for generation.
+
+        Args:
+            locations: The file and line of each row, for error messages. If empty, messages name the number of a
+                prompt, from 1.
+
+        Raises:
+            UserError: for every prompt on which the chat template fails.
+        """
+        rows: list[array[int]] = []
+        faults: dict[int, str] = {}
+        for batch in _batches(prompts):
+            rows += self._prompt_ids(self._each(self._user_turn, batch, faults, first=len(rows)))
+        _raise_faults(faults, locations, row="prompt")
+        return rows
 
     def encode_openings(self, prompts: Iterable[str], mark: str) -> "list[array[int]]":
         """Return the token ids of each prompt up to the text ``mark``, for generating what stands in its place.
@@ -103,9 +140,11 @@ class PromptEncoder:
         Spaces before the mark are left out, because most tokenizers write a space together with the word after it.
 
         Raises:
-            UserError: if the chat template changes the mark.
+            UserError: if the chat template fails, or changes the mark.
         """
-        texts = [self._user_turn(prompt) if self._chat else prompt for prompt in prompts]
+        faults: dict[int, str] = {}
+        texts = self._each(self._user_turn, list(prompts), faults, first=0)
+        _raise_faults(faults, (), row="prompt")
         if not all(mark in text for text in texts):
             raise UserError.at(CHAT_FIELD, "the chat template changes the text of the prompt; set chat to false")
         openings = [text.partition(mark)[0].rstrip(" ") for text in texts]
@@ -119,14 +158,26 @@ class PromptEncoder:
         """Return the number of tokens in each answer's text, without the end token and the chat template."""
         return [len(ids) for batch in _batches(answers) for ids in self._tokenize(batch, specials_as_text=True)]
 
-    def _prompt_ids(self, prompts: Sequence[str]) -> "Iterator[array[int]]":
-        texts = [self._user_turn(prompt) for prompt in prompts] if self._chat else prompts
+    def _each(self, turn: Callable[[T], str], items: Sequence[T], faults: dict[int, str], *, first: int) -> list[str]:
+        """Return the text of ``turn`` for each item, and record the fault of each item on which the template fails.
+
+        Args:
+            faults: The faults so far, by the number of the item.
+            first: The number of the first item.
+        """
+        texts = []
+        for number, item in enumerate(items, start=first):
+            try:
+                texts.append(turn(item))
+            except _TemplateFault as fault:
+                faults.setdefault(number, str(fault))
+                texts.append("")
+        return texts
+
+    def _prompt_ids(self, texts: Sequence[str]) -> "Iterator[array[int]]":
         return (self._prefix + ids for ids in self._tokenize(texts))
 
-    def _answer_ids(self, prompts: Sequence[str], answers: Sequence[str]) -> "Iterator[array[int]]":
-        texts: Sequence[str] = answers
-        if self._chat:
-            texts = [self._answer_turn(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    def _answer_ids(self, texts: Sequence[str]) -> "Iterator[array[int]]":
         # In a plain answer, "</s>" is ordinary text. In the output of a chat template, it is the end token.
         for ids in self._tokenize(texts, specials_as_text=not self._chat):
             if self._chat and self._eos in ids:  # a template may write a line break after the end token
@@ -148,33 +199,38 @@ class PromptEncoder:
         return (array("i", ids) for ids in encoded["input_ids"])
 
     def _user_turn(self, prompt: str) -> str:
+        """Return the text of ``prompt`` and the opening of the answer. In plain format, this is the prompt itself."""
+        if not self._chat:
+            return prompt
         return self._apply([{"role": "user", "content": prompt}], opens_answer=True)
 
     def _answer_turn(self, prompt: str, answer: str) -> str:
-        """Return the text that the chat template appends after the user turn ``prompt`` for the reply ``answer``."""
+        """Return the text that follows the user turn ``prompt`` for the reply ``answer``.
+
+        In plain format, this is the answer itself.
+        """
+        if not self._chat:
+            return answer
         opened = self._user_turn(prompt)
         whole = self._apply(
             [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}], opens_answer=False
         )
         if not whole.startswith(opened):
-            raise UserError.at(
-                CHAT_FIELD,
+            raise _TemplateFault(
                 "the chat template writes a user turn differently once an answer follows, so prompt and answer cannot "
-                "be separated; set chat to false",
+                "be separated"
             )
         written = whole[len(opened) :]
         if answer.strip() not in written:
-            raise UserError.at(
-                CHAT_FIELD,
-                "the chat template does not write the assistant's answer, so nothing could be learned; set chat to "
-                "false",
+            raise _TemplateFault(
+                "the chat template does not write the assistant's answer as it is; some templates remove or move a "
+                "part, such as a thought between <think> and </think>"
             )
         if not written.lstrip().startswith(answer.strip()):
             before = written[: written.index(answer.strip())].strip()
-            raise UserError.at(
-                CHAT_FIELD,
-                f"the chat template writes {before!r:.60} before every answer, which the model would learn as a part "
-                "of it; set chat to false",
+            raise _TemplateFault(
+                f"the chat template writes {before!r:.60} before the answer, which the model would learn as a part of "
+                "the answer"
             )
         return written
 
@@ -182,18 +238,41 @@ class PromptEncoder:
         try:
             # With `enable_thinking=False`, templates of reasoning models put an empty thought into the prompt.
             text: str = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=opens_answer, enable_thinking=False
+                messages,
+                chat_template=self._template,
+                tokenize=False,
+                add_generation_prompt=opens_answer,
+                enable_thinking=False,
             )
         except Exception as error:  # noqa: BLE001 -- a template is code by the model's author and may raise anything
-            raise UserError.at(
-                CHAT_FIELD, f"the base model's chat template fails on a user and an assistant turn: {error}"
-            ) from None
+            raise _TemplateFault(f"the base model's chat template fails on a turn: {error}") from None
         return text
 
     def _check_chat(self) -> None:
         if not self._tokenizer.chat_template:
             raise UserError.at(CHAT_FIELD, "the base model's tokenizer has no chat template; set chat to false")
-        self._answer_turn("a question", "an answer")
+        try:
+            self._template, self._date = settle_date(self._tokenizer.get_chat_template())
+        except ValueError as error:  # several templates, and none is the default
+            raise UserError.at(CHAT_FIELD, f"{first_line(error)}; set chat to false") from None
+        try:
+            self._answer_turn("a question", "an answer")
+        except _TemplateFault as fault:
+            raise UserError.at(CHAT_FIELD, f"{fault}; set chat to false") from None
+
+
+def _raise_faults(faults: Mapping[int, str], locations: Sequence[str], *, row: str) -> None:
+    """Raise the ``faults`` of rows, by the number of the row, at the places of the rows."""
+    if faults:
+        raise UserError(
+            [
+                Problem(
+                    where=locations[number] if locations else f"{row} {number + 1}",
+                    message=f"{fault}; change this row, or set {CHAT_FIELD} to false",
+                )
+                for number, fault in list(faults.items())[:MAX_LISTED]
+            ]
+        )
 
 
 @contextmanager

@@ -44,6 +44,17 @@ def test_suspending_deletes_the_ray_job_and_waits_for_its_end() -> None:
     assert story.phase == "Suspended"
 
 
+def test_only_the_pods_of_a_ray_cluster_hold_up_a_suspension() -> None:
+    """A tenant may label any pod as one of the job's, also the pod of the check."""
+    story = _suspending()
+    others = (renamed(HEAD, cluster=None, preflight_uid="check-1"), renamed(HEAD, cluster=None, name="labelled"))
+    for objects in (CLUSTER, (DELETING,)):
+        story.reconcile(*objects, *others)
+    assert story.condition("Suspended") == ("False", "Saving")
+    story.reconcile(*others)
+    assert story.condition("Suspended") == ("True", "Suspended")
+
+
 def test_resuming_is_a_new_attempt_that_is_free() -> None:
     story = _suspending()
     for objects in (CLUSTER, (DELETING,), ()):

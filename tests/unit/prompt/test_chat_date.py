@@ -1,0 +1,48 @@
+"""Chat templates that write today's date, as those of published models do."""
+
+import pytest
+from promptintern.prompt.chat_date import settle_date
+from transformers.utils.chat_template_utils import render_jinja_template
+
+WITH_OPTION = """{%- if not date_string is defined %}
+    {%- if strftime_now is defined %}
+        {%- set date_string = strftime_now("%d %b %Y") %}
+    {%- else %}
+        {%- set date_string = "26 Jul 2024" %}
+    {%- endif %}
+{%- endif %}
+{{- "Today Date: " + date_string + "\\n" }}"""
+IN_A_MACRO = "{% macro today() %}{{ strftime_now('%A, %-d %B %Y') }}{% endmacro %}{{ today() }}"
+WITH_TIME = "{%- set now = strftime_now('%Y-%m-%d %H:%M') -%}{{ now }}"
+BUILT = "{{ strftime_now('%d' ~ '.%m.') }}"
+
+
+def render(template: str, **options: str) -> str:
+    (text,), _ = render_jinja_template([[{"role": "user", "content": "ask"}]], chat_template=template, **options)
+    return str(text)
+
+
+@pytest.mark.parametrize(
+    ("template", "text", "date"),
+    [
+        (WITH_OPTION, "Today Date: 01 Jan 2025\n", "01 Jan 2025"),
+        (IN_A_MACRO, "Wednesday, 1 January 2025", "Wednesday, 1 January 2025"),
+        (WITH_TIME, "2025-01-01 00:00", "2025-01-01 00:00"),
+        (BUILT, "01.01.", "2025-01-01"),
+    ],
+)
+def test_the_date_is_the_same_every_day(template: str, text: str, date: str) -> None:
+    settled, written = settle_date(template)
+    assert render(settled) == text
+    assert render(template) != text
+    assert written == date
+
+
+def test_a_request_can_give_the_date_that_was_trained_with() -> None:
+    settled, date = settle_date(WITH_OPTION)
+    assert date is not None
+    assert render(WITH_OPTION, date_string=date) == render(settled)
+
+
+def test_a_template_without_a_date_is_unchanged() -> None:
+    assert settle_date("{{ messages[0].content }}") == ("{{ messages[0].content }}", None)
