@@ -73,14 +73,16 @@ class Columns(ApiModel):
 
 
 class DataSource(ApiModel):
-    """A file of rows."""
+    """A file of rows, or several files whose rows follow each other."""
 
     uri: Annotated[
         DataUri,
         Field(
             description=(
-                "URI of the file: s3://BUCKET/KEY, file:///PATH or sample://formulas/... The file is JSONL (one JSON "
-                "object per line, in UTF-8), Parquet, or chat JSONL "
+                "URI of the file: s3://BUCKET/KEY, file:///PATH, hf://datasets/ORG/NAME@REVISION/FILE (a data set on "
+                "a model hub) or sample://formulas/... It may also name a folder or a pattern, such as "
+                "s3://BUCKET/rows/ or s3://BUCKET/rows/train-*.parquet, and then means all data files in the order of "
+                "their names. A file is JSONL (one JSON object per line, in UTF-8), CSV, TSV, Parquet, or chat JSONL "
                 '({"messages": [{"role": "system"|"user"|"assistant", "content": ...}]}).'
             )
         ),
@@ -96,6 +98,16 @@ class DataSource(ApiModel):
             )
         ),
     ] = DataFormat.AUTO
+    split: Annotated[
+        str | None,
+        StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128),
+        Field(
+            description=(
+                "Split of a data set on a hub, such as train: the files whose name or folder begins with this word. If "
+                "it is left out, `uri` names the files."
+            )
+        ),
+    ] = None
     columns: Annotated[
         Columns, Field(description="Names of the file's columns. A chat file does not use `query` and `answer`.")
     ] = Columns()
@@ -104,7 +116,7 @@ class DataSource(ApiModel):
         Field(
             ge=1,
             le=100_000_000,
-            description="Number of rows to read from the start of the file. If it is left out, all rows are read.",
+            description="Number of rows to read from the start of the files. If it is left out, all rows are read.",
         ),
     ] = None
 

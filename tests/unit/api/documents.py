@@ -163,9 +163,9 @@ BAD_JOBS = (
     ),
     _bad({"spec.data.train.uri": "s3://"}, "spec.data.train.uri", "'s3://' names nothing after the scheme"),
     _bad(
-        {"spec.data.train.uri": "hf://rows"},
+        {"spec.data.train.uri": "http://rows"},
         "spec.data.train.uri",
-        "'hf://rows' must start with one of s3://, file://, sample://",
+        "'http://rows' must start with one of hf://, s3://, file://, sample://",
     ),
     _bad(
         {"spec.storage": {"uri": "gs://bucket"}},

@@ -141,7 +141,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     (problem,) = load(tmp_path / "none.jsonl").problems
     assert str(problem) == f"spec.data.train.uri: {tmp_path / 'none.jsonl'} does not exist"
     (problem,) = load(tmp_path).problems
-    assert "is a folder" in problem.message
+    assert "names no data file" in problem.message
 
 
 def test_a_file_that_may_not_be_read(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

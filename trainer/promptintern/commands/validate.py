@@ -26,6 +26,7 @@ from promptintern.pipeline.inputs import (
     s3_options,
     stages_of,
 )
+from promptintern.pipeline.model_card import VLLM_RANKS
 from promptintern.pipeline.session import compress_all, load_embedder
 from promptintern.pipeline.teaching.settings import teacher_of, top_k_of
 from promptintern.prompt.encode import PromptEncoder
@@ -76,7 +77,7 @@ def check_job(job: PromptInternJob, *, storage: bool = False) -> Findings:
         findings.collect(lambda: top_k_of(teacher, model.config))
     if data is not None:
         findings.warnings += data.warnings
-    findings.warnings += _placeholder_warnings(job)
+    findings.warnings += [*_placeholder_warnings(job), *_rank_warnings(job)]
     is_retriever_valid = not findings.problems or job.spec.prompt.retriever.kind is not RetrieverKind.EMBEDDING
     if data is not None and model is not None and encoder is not None and is_retriever_valid:
         findings.collect(lambda: _check_prompts(job, data, model, encoder, embedder, findings))
@@ -94,6 +95,16 @@ def _placeholder_warnings(job: PromptInternJob) -> list[str]:
         for name, text in texts.items()
         for word in dict.fromkeys(_BRACED.findall(text))
         if word not in ("{query}", "{examples}", "{answer}")
+    ]
+
+
+def _rank_warnings(job: PromptInternJob) -> list[str]:
+    rank = job.spec.training.lora.r
+    if rank <= VLLM_RANKS[-1]:
+        return []
+    return [
+        f"spec.training.lora.r is {rank}, but vLLM serves adapters of a rank up to {VLLM_RANKS[-1]}; a larger adapter "
+        "has to be merged into the base model (promptintern export --merged)"
     ]
 
 

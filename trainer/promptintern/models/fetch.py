@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from promptintern.advice import set_hub_token
 from promptintern.digest import digest_of_files
-from promptintern.errors import InfrastructureFailed, UserError
+from promptintern.errors import UserError
+from promptintern.hub import hub_errors
 from promptintern.models.folder import check_folder
 from promptintern.sample import sample_model_path
 from promptintern.storage.options import S3Options
-from promptintern.storage.retry import is_transient_status
 from promptintern.uris import display_uri
 
 if TYPE_CHECKING:
@@ -113,11 +112,9 @@ def _download(store: "Store", names: Sequence[str], root: Path) -> Path:
 
 def _from_hub(uri: str, _s3: S3Options | None, field: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-    from huggingface_hub.errors import HTTPError as HubError  # type: ignore[attr-defined]  # its HTTP client's error
 
     name, _, revision = uri.removeprefix("hf://").partition("@")
-    try:
+    with hub_errors(field, f"the model {name}@{revision or 'main'}", name=name):
         return Path(
             snapshot_download(
                 name,
@@ -126,30 +123,3 @@ def _from_hub(uri: str, _s3: S3Options | None, field: str) -> Path:
                 ignore_patterns=list(_DUPLICATE_WEIGHTS),
             )
         )
-    except GatedRepoError:
-        raise UserError.at(field, f"{name} is gated: accept its terms, and {set_hub_token()}") from None
-    except RepositoryNotFoundError:
-        raise UserError.at(
-            field, f"the model {name}@{revision or 'main'} does not exist, or the token has no access to it"
-        ) from None
-    except (HubError, OSError) as error:
-        message = f"{name} could not be fetched from its hub: {error}"
-        raise (
-            InfrastructureFailed(f"{field}: {message}") if _is_transient(error) else UserError.at(field, message)
-        ) from None
-    except ValueError as error:  # the hub's client found the repository's name invalid
-        raise UserError.at(field, str(error)) from None
-
-
-def _is_transient(error: Exception) -> bool:
-    """Return whether ``error``, or the cause that the hub's client wrapped, means that the hub may soon respond."""
-    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    if isinstance(error, LocalEntryNotFoundError):
-        return isinstance(error.__cause__, Exception) and _is_transient(error.__cause__)
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if status is not None:
-        return is_transient_status(status)
-    if isinstance(error, OfflineModeIsEnabled):
-        return False
-    return not isinstance(error, OSError) or isinstance(error, ConnectionError | TimeoutError)

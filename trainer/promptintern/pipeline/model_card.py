@@ -12,7 +12,7 @@ from promptintern.pipeline.session import Session
 from promptintern.pipeline.training import base_model_name
 from promptintern.stage_record import StageRecord
 
-_VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values that vLLM accepts for --max-lora-rank."""
 _DIGEST_DIGITS = 12
 
@@ -55,7 +55,7 @@ def model_card(session: Session, record: StageRecord, *, lineage: str, weights: 
         max_new_tokens=evaluation.max_new_tokens,
         name=name,
         rank=rank,
-        vllm_rank=next((each for each in _VLLM_RANKS if each >= rank), None),
+        vllm_rank=next((each for each in VLLM_RANKS if each >= rank), None),
         request=json.dumps(_request(session, prompt, name=name, chat=chat), ensure_ascii=False, indent=2),
         data=session.data.digests,
     )

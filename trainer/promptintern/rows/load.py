@@ -19,7 +19,7 @@ from promptintern.rows.jsonl import parse_objects, read_lines
 from promptintern.rows.parquet import missing_columns, read_columns, read_records
 from promptintern.rows.problems import ProblemList
 from promptintern.rows.record import RecordReader
-from promptintern.rows.source import open_source
+from promptintern.rows.source import DataFile, data_files
 from promptintern.rows.types import Query, Row
 from promptintern.storage.options import S3Options
 from promptintern.uris import display_uri
@@ -30,12 +30,14 @@ Q = TypeVar("Q", bound=Query)
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedRows(Generic[Q]):
-    """The content of a data file."""
+    """The content of a data source."""
 
     rows: list[Q]
     """The rows or queries in which no problem was found."""
     sha256: str
-    """The digest of the whole file, even if a limit leaves out some of the rows."""
+    """The digest of the whole file, even if a limit leaves out some of the rows. The digest of several files is that of
+    their names and digests; files that a limit leaves out are not read.
+    """
     problems: list[Problem]
     """The first problems of the file and its rows. If there are more, a last problem states their number."""
     system: str | None = None
@@ -68,13 +70,65 @@ def _load(source: DataSource, *, field: str, s3: S3Options | None, labelled: boo
     reader = RecordReader(columns=source.columns, field=field, problems=problems, labelled=labelled)
     try:
         if source.uri.startswith("sample://"):
-            return _load_sample(source, reader)
-        with open_source(source.uri, field=f"{field}.uri", s3=s3) as file:
-            if _is_parquet(source):
-                return _load_parquet(source, file, reader)
-            return _load_lines(source, file, reader)
+            parts = [_load_sample(source, reader)]
+        else:
+            parts = _load_files(source, data_files(source, field=f"{field}.uri", s3=s3), reader)
     except UserError as error:
         return LoadedRows(rows=[], sha256="", problems=list(error.problems))
+    rows = [row for part in parts for row in part.rows]
+    if not rows and not problems.count:
+        problems.add(f"{field}.uri", f"{display_uri(source.uri)} contains no rows")
+    return LoadedRows(
+        rows=rows,
+        sha256=_digest(parts),
+        problems=problems.summary(where=display_uri(source.uri)),
+        system=next((part.system for part in parts if part.system is not None), None),
+        warnings=reader.warnings() if rows else (),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """The content of one file."""
+
+    uri: str
+    rows: list[Query]
+    sha256: str
+    system: str | None = None
+    records: int = 0
+    """The number of records that were read, with and without problems."""
+    last: int = 0
+    """The number of the last record that was read."""
+
+
+def _load_files(source: DataSource, files: Sequence[DataFile], reader: RecordReader) -> list[_Part]:
+    """Load the rows of ``files``, which follow each other, up to the limit of ``source``."""
+    parts: list[_Part] = []
+    for each in files:
+        read = sum(part.records for part in parts)
+        left = None if source.limit is None else source.limit - read
+        if left is not None and left < 1:
+            break
+        one = source.model_copy(update={"uri": each.uri, "limit": left})
+        with each.open() as file:
+            load = _load_parquet if _is_parquet(one) else _load_lines
+            part = load(one, file, reader, parts[-1].last if parts else 0)
+        system = next((earlier.system for earlier in parts if earlier.system is not None), part.system)
+        if part.system not in (None, system):
+            reader.problems.add(
+                display_uri(each.uri),
+                f"has another system message than {display_uri(parts[0].uri)}; the prompt of all rows must be the same",
+            )
+        parts.append(part)
+    return parts
+
+
+def _digest(parts: Sequence[_Part]) -> str:
+    """Return the digest of the only file, or of the names and the digests of all files."""
+    if len(parts) == 1:
+        return parts[0].sha256
+    lines = [f"{part.uri.rpartition('/')[2]} {part.sha256}\n" for part in parts]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _is_parquet(source: DataSource) -> bool:
@@ -93,7 +147,7 @@ def _table_kind(source: DataSource) -> Literal["csv", "tsv"] | None:
     return "csv" if name.endswith(".csv") else "tsv"
 
 
-def _load_sample(source: DataSource, reader: RecordReader) -> LoadedRows[Query]:
+def _load_sample(source: DataSource, reader: RecordReader) -> _Part:
     from promptintern.sample import sample_rows
 
     try:
@@ -104,11 +158,14 @@ def _load_sample(source: DataSource, reader: RecordReader) -> LoadedRows[Query]:
         ) from None
     digest = hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()
     numbered = ((f"{source.uri}:{i}", i, record) for i, record in enumerate(records, start=1))
-    return _loaded(_rows(numbered, reader, source.limit), source, reader, digest=digest)
+    return _Part(uri=source.uri, rows=_rows(numbered, reader, source.limit).rows, sha256=digest)
 
 
-def _load_lines(source: DataSource, file: IO[bytes], records: RecordReader) -> LoadedRows[Query]:
-    """Load a file of lines, which may be compressed: JSON Lines, chat rows, or a table of text."""
+def _load_lines(source: DataSource, file: IO[bytes], records: RecordReader, first: int) -> _Part:
+    """Load a file of lines, which may be compressed: JSON Lines, chat rows, or a table of text.
+
+    ``first`` is the number of the last record of the file before.
+    """
     name, problems = display_uri(source.uri), records.problems
     hashing = _HashingReader(file)
     kind = _table_kind(source)
@@ -126,10 +183,10 @@ def _load_lines(source: DataSource, file: IO[bytes], records: RecordReader) -> L
         else parse_objects(read_lines(content, problems, file_name=name), problems, file_name=name)
     )
     try:
-        return _load_records(source, objects, records, hashing)
+        return _load_records(source, objects, records, hashing, first)
     except (OSError, EOFError, pa.ArrowException) as error:
         problems.add(name, f"is damaged, or is not compressed as its first bytes say: {first_line(error)}")
-        return _loaded([], source, records, digest=hashing.digest_of_all())
+        return _Part(uri=source.uri, rows=[], sha256=hashing.digest_of_all())
 
 
 def _load_records(
@@ -137,61 +194,74 @@ def _load_records(
     objects: Iterator[tuple[int, dict[str, Any]]],
     records: RecordReader,
     hashing: "_HashingReader",
-) -> LoadedRows[Query]:
+    first: int,
+) -> _Part:
     name = display_uri(source.uri)
-    first = list(islice(objects, 1))
+    begin = list(islice(objects, 1))
     chat = source.format is DataFormat.CHAT or (
-        source.format is DataFormat.AUTO and bool(first) and is_chat_record(first[0][1])
+        source.format is DataFormat.AUTO and bool(begin) and is_chat_record(begin[0][1])
     )
     reader = ChatReader(reader=records) if chat else None
-    numbered = ((f"{name}:{number}", number, record) for number, record in chain(first, objects))
-    rows = _rows(numbered, reader or records, source.limit)
-    return _loaded(rows, source, records, digest=hashing.digest_of_all(), system=reader.system if reader else None)
+    numbered = ((f"{name}:{number}", first + number, record) for number, record in chain(begin, objects))
+    read = _rows(numbered, reader or records, source.limit)
+    return _Part(
+        uri=source.uri,
+        rows=read.rows,
+        sha256=hashing.digest_of_all(),
+        system=reader.system if reader else None,
+        records=read.records,
+        last=read.last,
+    )
 
 
-def _load_parquet(source: DataSource, file: IO[bytes], reader: RecordReader) -> LoadedRows[Query]:
+def _load_parquet(source: DataSource, file: IO[bytes], reader: RecordReader, first: int) -> _Part:
     digest = _HashingReader(file).digest_of_all()
     file.seek(0)
     name, columns, problems = display_uri(source.uri), source.columns, reader.problems
     found = read_columns(file, problems, file_name=name)
     if found is None:
-        return _loaded([], source, reader, digest=digest)
+        return _Part(uri=source.uri, rows=[], sha256=digest)
     is_chat = source.format is DataFormat.CHAT or (is_chat_record(found.names) and columns.query not in found.names)
     required = () if is_chat else reader.required_columns
     if missing_columns(found, columns, problems, file_name=name, field=reader.field, required=required):
-        return _loaded([], source, reader, digest=digest)
+        return _Part(uri=source.uri, rows=[], sha256=digest)
     chat = ChatReader(reader=reader) if is_chat else None
     own = list(COLUMNS) if is_chat else [columns.query, columns.answer]
     wanted = dict.fromkeys([*own, columns.answers, columns.tests, columns.test_setup, columns.id])
     file.seek(0)
     records = read_records(file, [each for each in wanted if each in found.names], problems, file_name=name)
-    numbered = ((f"{name}#{number}", number, record) for number, record in enumerate(records, start=1))
-    rows = _rows(numbered, chat or reader, source.limit)
+    numbered = ((f"{name}#{number}", first + number, record) for number, record in enumerate(records, start=1))
+    unused = reader.unused_texts
+    read = _rows(numbered, chat or reader, source.limit)
     if not is_chat:
-        reader.unused_texts = None
+        reader.unused_texts = unused
         reader.note_texts(found.texts)  # the records hold only the columns that are used
-    return _loaded(rows, source, reader, digest=digest, system=chat.system if chat else None)
-
-
-def _rows(numbered: Iterable[tuple[str, int, Mapping[str, Any]]], reader: _RowReader, limit: int | None) -> list[Query]:
-    """Return the valid rows among the first ``limit`` records, or among all records if ``limit`` is None."""
-    read = (reader.read(record, where=where, number=number) for where, number, record in islice(numbered, limit))
-    return [row for row in read if row is not None]
-
-
-def _loaded(
-    rows: list[Query], source: DataSource, reader: RecordReader, *, digest: str, system: str | None = None
-) -> LoadedRows[Query]:
-    name, problems = display_uri(source.uri), reader.problems
-    if not rows and not problems.count:
-        problems.add(f"{reader.field}.uri", f"{name} contains no rows")
-    return LoadedRows(
-        rows=rows,
+    return _Part(
+        uri=source.uri,
+        rows=read.rows,
         sha256=digest,
-        problems=problems.summary(where=name),
-        system=system,
-        warnings=reader.warnings() if rows else (),
+        system=chat.system if chat else None,
+        records=read.records,
+        last=read.last,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ReadRows:
+    rows: list[Query]
+    records: int
+    last: int
+
+
+def _rows(numbered: Iterable[tuple[str, int, Mapping[str, Any]]], reader: _RowReader, limit: int | None) -> _ReadRows:
+    """Return the valid rows among the first ``limit`` records, or among all records if ``limit`` is None."""
+    rows, records, last = [], 0, 0
+    for where, number, record in islice(numbered, limit):
+        records, last = records + 1, number
+        row = reader.read(record, where=where, number=number)
+        if row is not None:
+            rows.append(row)
+    return _ReadRows(rows=rows, records=records, last=last)
 
 
 class _HashingReader:

@@ -1,33 +1,114 @@
-"""Opens data files, local or in S3. Errors name the field of the job and the file."""
+"""The files that a data source names: one file, or all files of a folder, a pattern or a data set on a hub."""
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
+
+from promptintern_api.data import DataSource
 
 from promptintern.errors import Problem, UserError
+from promptintern.rows.file_names import choose_names, is_pattern
+from promptintern.rows.hub import hub_files
 from promptintern.storage.options import S3Options
 from promptintern.uris import display_uri
 
+Result = TypeVar("Result")
 
-@contextmanager
-def open_source(uri: str, *, field: str, s3: S3Options | None) -> Iterator[IO[bytes]]:
-    """Open the file at ``uri`` (file:// or s3://) for reading. A file in S3 is first downloaded to a temporary folder.
+
+@dataclass(frozen=True, kw_only=True)
+class DataFile:
+    """A data file that can be opened."""
+
+    uri: str
+    open: Callable[[], AbstractContextManager[IO[bytes]]]
+    """A function that opens the file for reading. A file that is not local is first downloaded to a temporary folder.
 
     Raises:
-        UserError: at ``field``, if the file does not exist or cannot be read.
-        RunFailed: if the S3 server cannot be reached or keeps failing.
+        UserError: if the file does not exist or cannot be read.
+        RunFailed: if the server of the file cannot be reached or keeps failing.
     """
-    if uri.startswith("file://"):
-        with _open_local(Path(display_uri(uri)), display_uri(uri), field) as file:
-            yield file
-        return
-    with tempfile.TemporaryDirectory(prefix="promptintern-rows-") as folder:
-        local = Path(folder) / "rows"
-        _download(uri, local, field, s3)
-        with _open_local(local, uri, field) as file:
-            yield file
+
+
+def data_files(source: DataSource, *, field: str, s3: S3Options | None) -> list[DataFile]:
+    """Return the files of ``source`` in the order of their names.
+
+    Args:
+        source: The data source.
+        field: The field of the job with the URI, for messages.
+        s3: The options for connecting to the S3 server.
+
+    Raises:
+        UserError: at ``field``, if no file, too many files, or files of several formats are named.
+        RunFailed: if a server cannot be reached or keeps failing.
+    """
+    uri = source.uri
+    if uri.startswith("hf://"):
+        return [
+            DataFile(uri=name, open=partial(_open_local, path, name, field))
+            for name, path in hub_files(uri, split=source.split, field=field)
+        ]
+    if source.split is not None:
+        raise UserError.at(
+            field.removesuffix("uri") + "split", "is only for data sets on a hub (hf://datasets/ORG/NAME)"
+        )
+    return _local_files(uri, field) if uri.startswith("file://") else _s3_files(uri, field, s3)
+
+
+def _local_files(uri: str, field: str) -> list[DataFile]:
+    path = Path(display_uri(uri))
+    folder, pattern = path.parent, path.name
+    if path.is_dir():
+        folder, pattern = path, "*"
+    elif path.exists() or not is_pattern(pattern):
+        return [DataFile(uri=uri, open=partial(_open_local, path, str(path), field))]
+    try:
+        names = [entry.name for entry in folder.iterdir() if entry.is_file()]
+    except OSError as error:
+        raise UserError.at(field, f"{folder} cannot be read: {error.strerror or error}") from None
+    return [
+        DataFile(uri=(folder / name).as_uri(), open=partial(_open_local, folder / name, str(folder / name), field))
+        for name in choose_names(names, pattern, where=str(path), field=field)
+    ]
+
+
+def _s3_files(uri: str, field: str, s3: S3Options | None) -> list[DataFile]:
+    from promptintern.storage.store import open_store
+
+    def file(folder: str, name: str) -> DataFile:
+        return DataFile(uri=f"{folder}/{name}", open=partial(_open_s3, folder, name, field, s3))
+
+    folder, _, pattern = uri.rpartition("/")
+    if pattern and not is_pattern(pattern):
+        if not folder.removeprefix("s3://"):
+            raise UserError.at(field, f"{uri} does not name a file; give s3://BUCKET/KEY")
+        if not _is_folder(uri, field, s3):
+            return [file(folder, pattern)]
+        folder, pattern = uri, ""
+        names = _at_field(field, lambda: _names_below(open_store(folder, s3=s3).list()))
+    else:
+        names = _at_field(field, lambda: _names_below(open_store(folder, s3=s3).list()))
+    return [file(folder, name) for name in choose_names(names, pattern or "*", where=uri, field=field)]
+
+
+def _is_folder(uri: str, field: str, s3: S3Options | None) -> bool:
+    """Return whether ``uri`` is no file but the beginning of the keys of files."""
+    from promptintern.storage.store import open_store
+
+    folder, _, name = uri.rpartition("/")
+    if _at_field(field, lambda: open_store(folder, s3=s3).size(name)) is not None:
+        return False
+    try:
+        return bool(open_store(uri, s3=s3).list())
+    except UserError:
+        return False  # the bucket may not be listed, and the missing file is reported when it is opened
+
+
+def _names_below(paths: Iterable[str]) -> list[str]:
+    return [path for path in paths if "/" not in path]
 
 
 @contextmanager
@@ -37,21 +118,30 @@ def _open_local(path: Path, name: str, field: str) -> Iterator[IO[bytes]]:
             yield file
     except FileNotFoundError:
         raise UserError.at(field, f"{name} does not exist") from None
-    except IsADirectoryError:
-        raise UserError.at(field, f"{name} is a folder; give a file") from None
     except OSError as error:
         raise UserError.at(field, f"{name} cannot be read: {error.strerror or error}") from None
 
 
-def _download(uri: str, local: Path, field: str, s3: S3Options | None) -> None:
+@contextmanager
+def _open_s3(folder: str, name: str, field: str, s3: S3Options | None) -> Iterator[IO[bytes]]:
     from promptintern.storage.store import open_store
 
-    folder, _, name = uri.rpartition("/")
+    uri = f"{folder}/{name}"
+    with tempfile.TemporaryDirectory(prefix="promptintern-rows-") as temporary:
+        local = Path(temporary) / "rows"
+        try:
+            _at_field(field, lambda: open_store(folder, s3=s3).download(name, local))
+        except FileNotFoundError:
+            raise UserError.at(field, f"{uri} does not exist") from None
+        except ValueError:
+            raise UserError.at(field, f"{uri} does not name a file; give s3://BUCKET/KEY") from None
+        with _open_local(local, uri, field) as file:
+            yield file
+
+
+def _at_field(field: str, request: Callable[[], Result]) -> Result:
+    """Return the result of a request to the storage, whose problems are at ``field``."""
     try:
-        open_store(folder, s3=s3).download(name, local)
-    except FileNotFoundError:
-        raise UserError.at(field, f"{uri} does not exist") from None
-    except ValueError:
-        raise UserError.at(field, f"{uri} does not name a file; give s3://BUCKET/KEY") from None
+        return request()
     except UserError as error:
         raise UserError([Problem(where=field, message=str(problem)) for problem in error.problems]) from None

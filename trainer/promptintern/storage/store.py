@@ -111,6 +111,10 @@ class Store:
         """Return whether the file ``path`` exists."""
         return self._backend.size(self._key(path)) is not None
 
+    def size(self, path: str) -> int | None:
+        """Return the size of the file ``path`` in bytes, or None if it does not exist."""
+        return self._backend.size(self._key(path))
+
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """Return the sizes in bytes of all files below the folder ``prefix``, as a dict that is sorted by path."""
         start = len(self._prefix) + 1 if self._prefix else 0

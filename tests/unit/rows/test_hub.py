@@ -1,0 +1,183 @@
+"""Data sets on a hub: the hub's own client, and a server on this machine that answers as a hub does."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from tests.unit.rows.test_files import record
+from tests.unit.rows.test_formats import as_jsonl, as_parquet
+
+COMMIT, BRANCH = "1" * 40, "2" * 40
+FILES = {
+    "README.md": b"# rows",
+    "data/train-00000-of-00002.parquet": as_parquet([record(1), record(2)]),
+    "data/train-00001-of-00002.parquet": as_parquet([record(3)]),
+    "data/test-00000-of-00001.parquet": as_parquet([record(4)]),
+    "extra/more.jsonl": as_jsonl([record(5)]),
+}
+ON_BRANCH = {"train.jsonl": as_jsonl([record(6)])}
+TOKEN = "a-token"
+LOAD = """
+import json, sys
+from promptintern.errors import RunFailed
+from promptintern.rows.load import load_rows
+from promptintern_api.data import DataSource
+try:
+    loaded = load_rows(DataSource.model_validate(json.loads(sys.argv[1])), field="spec.data.train")
+except RunFailed as error:
+    print(json.dumps({"failed": str(error)}))
+else:
+    rows, problems = [row.query for row in loaded.rows], [str(problem) for problem in loaded.problems]
+    print(json.dumps({"rows": rows, "where": [row.where for row in loaded.rows], "problems": problems}))
+"""
+
+
+class Hub(BaseHTTPRequestHandler):
+    """The requests that the client makes for a data set: its files, and the content of a file."""
+
+    is_down = False
+
+    def log_message(self, *_: Any) -> None:
+        """Print nothing."""
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        parts = [unquote(part) for part in urlsplit(self.path).path.strip("/").split("/")]
+        if Hub.is_down:
+            self._send(503, b"try later")
+        elif parts[:2] == ["api", "datasets"] and parts[4:5] == ["tree"]:
+            self._tree("/".join(parts[2:4]), parts[5])
+        elif parts[:1] == ["datasets"] and parts[3:4] == ["resolve"]:
+            self._file("/".join(parts[1:3]), parts[4], "/".join(parts[5:]))
+        else:
+            self._send(404, b"{}")
+
+    def _files(self, name: str, revision: str) -> dict[str, bytes] | None:
+        if name == "acme/gated" and self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            self._send(401, b"{}", {"X-Error-Code": "GatedRepo"})
+            return None
+        if name not in ("acme/rows", "acme/gated"):
+            self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+            return None
+        found = {"main": FILES, COMMIT: FILES, "refs/pr/1": ON_BRANCH, BRANCH: ON_BRANCH}.get(revision)
+        if found is None:
+            self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+        return found
+
+    def _tree(self, name: str, revision: str) -> None:
+        files = self._files(name, revision)
+        if files is not None:
+            tree = [{"type": "file", "path": path, "size": len(files[path]), "oid": "0" * 40} for path in files]
+            self._send(200, json.dumps(tree).encode(), {"Content-Type": "application/json"})
+
+    def _file(self, name: str, revision: str, path: str) -> None:
+        files = self._files(name, revision)
+        if files is not None and path not in files:
+            self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
+        elif files is not None:
+            content, commit = files[path], COMMIT if files is FILES else BRANCH
+            self._send(200, content, {"X-Repo-Commit": commit, "ETag": f'"{hashlib.sha1(content).hexdigest()}"'})
+
+    def _send(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def load(endpoint: str, home: Path, source: dict[str, Any], token: str = "") -> dict[str, Any]:
+    """Load rows in another process, because the client reads its settings when it is imported."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+    environment |= {"HF_TOKEN": token} if token else {}
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, json.dumps(source)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return dict(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize(
+    ("source", "rows"),
+    [
+        ({"uri": "hf://datasets/acme/rows", "split": "train"}, ["q1", "q2", "q3"]),
+        ({"uri": "hf://datasets/acme/rows", "split": "test"}, ["q4"]),
+        ({"uri": f"hf://datasets/acme/rows@{COMMIT}/data/train-*.parquet", "limit": 2}, ["q1", "q2"]),
+        ({"uri": "hf://datasets/acme/rows/extra"}, ["q5"]),
+        ({"uri": "hf://datasets/acme/rows/extra/more.jsonl"}, ["q5"]),
+        ({"uri": "hf://datasets/acme/rows@refs%2Fpr%2F1"}, ["q6"]),
+        ({"uri": "hf://datasets/acme/rows@refs%2Fpr%2F1", "split": "train"}, ["q6"]),
+    ],
+)
+def test_a_data_set_is_read_by_split_by_pattern_and_by_file(
+    endpoint: str, tmp_path: Path, source: dict[str, Any], rows: list[str]
+) -> None:
+    loaded = load(endpoint, tmp_path, source)
+    assert (loaded["rows"], loaded["problems"]) == (rows, [])
+    assert all(
+        where.startswith(source["uri"].partition("/data/")[0].partition("/extra")[0]) for where in loaded["where"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "place", "words"),
+    [
+        (
+            {"uri": "hf://datasets/acme/rows", "split": "dev"},
+            "split",
+            "has no split 'dev'; its files are README.md, data/",
+        ),
+        ({"uri": "hf://datasets/acme/rows"}, "uri", "names no data file"),
+        ({"uri": "hf://datasets/acme/rows/none"}, "uri", "names no data file"),
+        ({"uri": "hf://datasets/acme/rows/none/x.jsonl"}, "uri", "no such folder or file; set `split`, or name one"),
+        ({"uri": "hf://datasets/acme/rows/extra/more.jsonl", "split": "train"}, "split", "URI of one file"),
+        ({"uri": "hf://datasets/acme/none"}, "uri", "the data set acme/none@main does not exist, or the token has no"),
+        ({"uri": "hf://datasets/acme/rows@none"}, "uri", "the data set acme/rows@none does not exist"),
+        ({"uri": "hf://datasets/acme/gated", "split": "train"}, "uri", "is gated: accept its terms"),
+    ],
+)
+def test_each_mistake_has_its_own_message(
+    endpoint: str, tmp_path: Path, source: dict[str, Any], place: str, words: str
+) -> None:
+    (problem,) = load(endpoint, tmp_path, source)["problems"]
+    assert problem.startswith(f"spec.data.train.{place}: ")
+    assert words in problem
+
+
+def test_a_token_opens_a_gated_data_set(endpoint: str, tmp_path: Path) -> None:
+    source = {"uri": "hf://datasets/acme/gated", "split": "test"}
+    assert load(endpoint, tmp_path, source, token=TOKEN)["rows"] == ["q4"]
+
+
+def test_a_hub_that_does_not_answer_is_an_outage(
+    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Hub, "is_down", True)
+    source = {"uri": "hf://datasets/acme/rows", "split": "train"}
+    assert "could not be fetched from its hub" in load(endpoint, tmp_path, source)["failed"]
