@@ -48,7 +48,7 @@ async def run(settings: Settings) -> None:
         config.load_incluster_config()
     except config.ConfigException:
         await config.load_kube_config()
-    start_http_server(settings.metrics_port)
+    start_http_server(settings.metrics_port, addr=settings.any_address)
     stop = asyncio.Event()
     stop_at_signals(stop)
     probes = await serve_probes(

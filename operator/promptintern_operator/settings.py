@@ -1,5 +1,6 @@
 """The operator's settings, which the chart passes as environment variables ``PROMPTINTERN_...``."""
 
+import os
 import re
 from typing import Annotated, Any, Self
 
@@ -188,3 +189,11 @@ class Settings(BaseSettings):
     metrics_port: int = 9090
     silence_seconds: float = 210
     """The time that a watch may be silent, without even a bookmark, before the liveness probe fails."""
+
+    @property
+    def any_address(self) -> str:
+        """The address that stands for all addresses of a pod, in the family of the cluster's Services.
+
+        A cluster may have IPv6 alone; then nothing connects to a server that listens at 0.0.0.0.
+        """
+        return "::" if ":" in os.environ.get("KUBERNETES_SERVICE_HOST", "") else "0.0.0.0"

@@ -85,7 +85,8 @@ def _head(job: ResolvedJob, settings: Settings, name: str) -> Manifest:
         ],
         lifecycle=_save_hook(PodRole.HEAD, grace),
         readinessProbe=_readiness(
-            f"localhost:{_AGENT_PORT}/api/local_raylet_healthz", f"localhost:{_DASHBOARD_PORT}/api/gcs_healthz"
+            f"localhost:{_AGENT_PORT}/api/local_raylet_healthz",
+            f"{_loopback(settings)}:{_DASHBOARD_PORT}/api/gcs_healthz",
         ),
     )
     return {
@@ -94,7 +95,7 @@ def _head(job: ResolvedJob, settings: Settings, name: str) -> Manifest:
             "num-gpus": "0",
             # The monitor serves only Ray's autoscaler, which is off.
             "no-monitor": "true",
-            "dashboard-host": "0.0.0.0",
+            "dashboard-host": settings.any_address,
             "object-store-memory": str(_OBJECT_STORE_BYTES),
         },
         "template": {
@@ -188,6 +189,11 @@ def _ray_environment(job: ResolvedJob, name: str) -> dict[str, str]:
 def _save_hook(role: PodRole, grace: int) -> Manifest:
     command = ["promptintern", "pod", "save", "--role", role.value, "--seconds", str(max(grace - 5, 0))]
     return {"preStop": {"exec": {"command": command}}}
+
+
+def _loopback(settings: Settings) -> str:
+    """Return the address at which a pod reaches its own server at ``any_address``, which serves only one family."""
+    return "[::1]" if settings.any_address == "::" else "localhost"
 
 
 def _readiness(*urls: str) -> Manifest:

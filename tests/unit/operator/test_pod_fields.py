@@ -246,3 +246,18 @@ def test_the_user_of_the_chart_is_that_of_all_pods() -> None:
     for template in templates(job(storage=STORAGE), chart(run_as_user=4711)).values():
         context = template["spec"]["securityContext"]
         assert (context["runAsUser"], context["runAsGroup"], context["fsGroup"]) == (4711, 4711, 4711)
+
+
+@pytest.mark.parametrize(("service", "address"), [(None, "0.0.0.0"), ("10.96.0.1", "0.0.0.0"), ("fd00:10::1", "::")])
+def test_servers_listen_in_the_address_family_of_the_cluster(
+    service: str | None, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    if service is not None:
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", service)
+    assert chart().any_address == address
+    cluster = ray_job(resolve(job(), chart()), chart(), number=1)["spec"]["rayClusterSpec"]
+    assert cluster["headGroupSpec"]["rayStartParams"]["dashboard-host"] == address
+    (ray,) = cluster["headGroupSpec"]["template"]["spec"]["containers"]
+    asked = ray["readinessProbe"]["exec"]["command"][-1]
+    assert f"http://{'[::1]' if address == '::' else 'localhost'}:8265/" in asked
