@@ -33,6 +33,10 @@ def _use(store: Store) -> None:
     store.write("b/c/three", b"333")
     assert store.read("b/two") == b"22"
     assert store.read("a") == b""
+    assert [store.beginning("b/c/three", count) for count in (0, 2, 3, 9)] == [b"", b"33", b"333", b"333"]
+    assert (store.beginning("a", 9), store.size("b/two"), store.size("none")) == (b"", 2, None)
+    with pytest.raises(FileNotFoundError):
+        store.beginning("none", 1)
     assert store.sizes() == {"a": 0, "b/c/three": 3, "b/two": 2}
     assert store.list("b") == ["b/c/three", "b/two"]
     assert (store.exists("a"), store.exists("b"), store.exists("b/tw")) == (True, False, False)

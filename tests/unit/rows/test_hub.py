@@ -1,23 +1,20 @@
 """Data sets on a hub: the hub's own client, and a server on this machine that answers as a hub does."""
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from tests.fake_hub import FakeHub, commit_of, running
 from tests.unit.rows.test_files import record
 from tests.unit.rows.test_formats import as_jsonl, as_parquet
 
-COMMIT, BRANCH = "1" * 40, "2" * 40
+COMMIT = commit_of("main")
 FILES = {
     "README.md": b"# rows",
     "data/train-00000-of-00002.parquet": as_parquet([record(1), record(2)]),
@@ -42,73 +39,16 @@ else:
 """
 
 
-class Hub(BaseHTTPRequestHandler):
-    """The requests that the client makes for a data set: its files, and the content of a file."""
-
-    is_down = False
-
-    def log_message(self, *_: Any) -> None:
-        """Print nothing."""
-
-    def do_HEAD(self) -> None:
-        self._answer()
-
-    def do_GET(self) -> None:
-        self._answer()
-
-    def _answer(self) -> None:
-        parts = [unquote(part) for part in urlsplit(self.path).path.strip("/").split("/")]
-        if Hub.is_down:
-            self._send(503, b"try later")
-        elif parts[:2] == ["api", "datasets"] and parts[4:5] == ["tree"]:
-            self._tree("/".join(parts[2:4]), parts[5])
-        elif parts[:1] == ["datasets"] and parts[3:4] == ["resolve"]:
-            self._file("/".join(parts[1:3]), parts[4], "/".join(parts[5:]))
-        else:
-            self._send(404, b"{}")
-
-    def _files(self, name: str, revision: str) -> dict[str, bytes] | None:
-        if name == "acme/gated" and self.headers.get("Authorization") != f"Bearer {TOKEN}":
-            self._send(401, b"{}", {"X-Error-Code": "GatedRepo"})
-            return None
-        if name not in ("acme/rows", "acme/gated"):
-            self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-            return None
-        found = {"main": FILES, COMMIT: FILES, "refs/pr/1": ON_BRANCH, BRANCH: ON_BRANCH}.get(revision)
-        if found is None:
-            self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
-        return found
-
-    def _tree(self, name: str, revision: str) -> None:
-        files = self._files(name, revision)
-        if files is not None:
-            tree = [{"type": "file", "path": path, "size": len(files[path]), "oid": "0" * 40} for path in files]
-            self._send(200, json.dumps(tree).encode(), {"Content-Type": "application/json"})
-
-    def _file(self, name: str, revision: str, path: str) -> None:
-        files = self._files(name, revision)
-        if files is not None and path not in files:
-            self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
-        elif files is not None:
-            content, commit = files[path], COMMIT if files is FILES else BRANCH
-            self._send(200, content, {"X-Repo-Commit": commit, "ETag": f'"{hashlib.sha1(content).hexdigest()}"'})
-
-    def _send(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
+@pytest.fixture(scope="module")
+def hub() -> FakeHub:
+    branches = {"main": FILES, "refs/pr/1": ON_BRANCH}
+    return FakeHub({"datasets/acme/rows": branches, "datasets/acme/gated": branches}, {"datasets/acme/gated": TOKEN})
 
 
 @pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+def endpoint(hub: FakeHub) -> Iterator[str]:
+    with running(hub) as url:
+        yield url
 
 
 def load(endpoint: str, home: Path, source: dict[str, Any], token: str = "") -> dict[str, Any]:
@@ -176,8 +116,8 @@ def test_a_token_opens_a_gated_data_set(endpoint: str, tmp_path: Path) -> None:
 
 
 def test_a_hub_that_does_not_answer_is_an_outage(
-    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    endpoint: str, hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Hub, "is_down", True)
+    monkeypatch.setattr(hub, "is_down", True)
     source = {"uri": "hf://datasets/acme/rows", "split": "train"}
     assert "could not be fetched from its hub" in load(endpoint, tmp_path, source)["failed"]

@@ -14,6 +14,7 @@ from promptintern.compress.classifier import FIELD as CLASSIFIER_FIELD
 from promptintern.compress.classifier import load_classifier
 from promptintern.engine.adapter import attach_lora
 from promptintern.errors import Problem, UserError
+from promptintern.models.describe import described_model
 from promptintern.models.fetch import fetch_model
 from promptintern.models.load import check_vocabulary, empty_model, load_config, load_tokenizer
 from promptintern.pipeline.context_fit import fit_rows
@@ -131,8 +132,8 @@ class _TokenizerAndConfig:
 
 
 def _load_tokenizer_and_config(job: PromptInternJob) -> _TokenizerAndConfig:
-    folder = fetch_model(job.spec.model.uri, s3=s3_options(job))
-    found = _TokenizerAndConfig(tokenizer=load_tokenizer(folder), config=load_config(folder))
+    with described_model(job.spec.model.uri, s3=s3_options(job)) as folder:
+        found = _TokenizerAndConfig(tokenizer=load_tokenizer(folder), config=load_config(folder))
     check_vocabulary(found.tokenizer, found.config)
     return found
 

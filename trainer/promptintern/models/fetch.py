@@ -37,7 +37,7 @@ class ModelFolder:
 
     def digest(self) -> str:
         """Return a SHA-256 of the names, the sizes and every byte of the files that can be loaded."""
-        return digest_of_files(p for p in self.path.iterdir() if p.is_file() and _is_model_file(p.name))
+        return digest_of_files(p for p in self.path.iterdir() if p.is_file() and is_model_file(p.name))
 
 
 def cache_root() -> Path:
@@ -77,13 +77,23 @@ def _from_s3(uri: str, s3: S3Options | None, field: str) -> Path:
     from promptintern.storage.store import open_store
 
     store = open_store(uri, s3=s3)
+    return _download(store, [*model_files_in_s3(store, field)], cache_root() / "models")
+
+
+def model_files_in_s3(store: "Store", field: str) -> dict[str, int]:
+    """Return the sizes of a model's files in S3 by name. If there are none, return those of all files.
+
+    Raises:
+        UserError: at ``field``, if nothing is stored there.
+    """
     sizes = {name: size for name, size in store.sizes().items() if "/" not in name}
     if not sizes:
-        raise UserError.at(field, f"nothing is stored under {uri}")
-    return _download(store, [name for name in sizes if _is_model_file(name)] or [*sizes], cache_root() / "models")
+        raise UserError.at(field, f"nothing is stored under {store.uri}")
+    return {name: size for name, size in sizes.items() if is_model_file(name)} or sizes
 
 
-def _is_model_file(name: str) -> bool:
+def is_model_file(name: str) -> bool:
+    """Return whether ``name`` is that of a file that is loaded with a model."""
     path = Path(name)
     return any(map(path.match, _MODEL_FILES)) and not any(map(path.match, _DUPLICATE_WEIGHTS))
 
@@ -111,15 +121,31 @@ def _download(store: "Store", names: Sequence[str], root: Path) -> Path:
 
 
 def _from_hub(uri: str, _s3: S3Options | None, field: str) -> Path:
+    return snapshot(uri, field)
+
+
+def hub_name(uri: str) -> tuple[str, str | None]:
+    """Return the name and the revision of a model on a hub; the revision is None if the URI names none."""
+    name, _, revision = uri.removeprefix("hf://").partition("@")
+    return name, revision or None
+
+
+def snapshot(uri: str, field: str, *, without: Sequence[str] = ()) -> Path:
+    """Return the folder with the files of a model on a hub, except for those that match a pattern in ``without``.
+
+    Raises:
+        UserError: at ``field``, if the model does not exist or may not be read.
+        InfrastructureFailed: if the hub does not respond.
+    """
     from huggingface_hub import snapshot_download
 
-    name, _, revision = uri.removeprefix("hf://").partition("@")
+    name, revision = hub_name(uri)
     with hub_errors(field, f"the model {name}@{revision or 'main'}", name=name):
         return Path(
             snapshot_download(
                 name,
-                revision=revision or None,
+                revision=revision,
                 allow_patterns=list(_MODEL_FILES),
-                ignore_patterns=list(_DUPLICATE_WEIGHTS),
+                ignore_patterns=[*_DUPLICATE_WEIGHTS, *without],
             )
         )

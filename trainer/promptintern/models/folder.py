@@ -14,7 +14,7 @@ _ADAPTER_PREFIX = "adapter_"
 """The beginning of the names of an adapter's files: its config and its weights."""
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _INDEX = "model.safetensors.index.json"
-_MAX_HEADER_BYTES = 100_000_000
+MAX_HEADER_BYTES = 100_000_000
 """The largest header that the format allows."""
 _MAX_INDEX_BYTES = 256 * 2**20
 _QUANTIZED_DTYPES = ("I8", "U8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "F6_E2M3", "F6_E3M2")
@@ -99,7 +99,7 @@ def _tensors_of(file: Path, field: str) -> dict[str, str]:
     with file.open("rb") as content:
         first = content.read(8)
         length = struct.unpack("<Q", first)[0] if len(first) == 8 else 0
-        if not 0 < length <= min(_MAX_HEADER_BYTES, size - 8):
+        if not 0 < length <= min(MAX_HEADER_BYTES, size - 8):
             raise UserError.at(field, f"{file} is no safetensors file, or is cut off: it has {size:,} bytes")
         try:
             header = json.loads(content.read(length))

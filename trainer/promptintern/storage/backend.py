@@ -25,6 +25,12 @@ class Backend(Protocol):
     def chunks(self, key: str) -> Iterator[bytes]:
         """Yield the content of the file ``key`` in chunks. Raise ``FileNotFoundError`` if the file does not exist."""
 
+    def beginning(self, key: str, count: int) -> bytes:
+        """Return the first ``count`` bytes of the file ``key``, or the whole content if it is shorter.
+
+        Raise ``FileNotFoundError`` if the file does not exist.
+        """
+
     def put(self, key: str, data: bytes) -> None:
         """Create or replace the file ``key``. A reader sees either the whole old content or the whole new content."""
 

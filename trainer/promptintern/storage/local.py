@@ -150,6 +150,15 @@ class LocalBackend:
             while chunk := self._run("read", path, lambda: file.read(_CHUNK)):
                 yield chunk
 
+    def beginning(self, key: str, count: int) -> bytes:
+        path = self._path(key)
+
+        def read() -> bytes:
+            with path.open("rb") as file:
+                return file.read(count)
+
+        return self._run("read", path, read)
+
     def put(self, key: str, data: bytes) -> None:
         path = self._path(key)
 

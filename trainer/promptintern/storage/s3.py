@@ -83,6 +83,13 @@ class S3Backend:
             stop = min(start + PART_BYTES, size)
             yield self._run("GetObject", key, partial(self._read, key, start, stop))
 
+    def beginning(self, key: str, count: int) -> bytes:
+        size = self.size(key)
+        if size is None:
+            raise FileNotFoundError(self.uri(key))
+        stop = min(count, size)
+        return self._run("GetObject", key, partial(self._read, key, 0, stop)) if stop else b""
+
     def put(self, key: str, data: bytes) -> None:
         self._request("PutObject", Key=key, Body=data, **self._encryption)
 

@@ -111,6 +111,14 @@ class Store:
         """Return whether the file ``path`` exists."""
         return self._backend.size(self._key(path)) is not None
 
+    def beginning(self, path: str, count: int) -> bytes:
+        """Return the first ``count`` bytes of the file ``path``, or all of it if it is shorter.
+
+        Raises:
+            FileNotFoundError: if the file does not exist.
+        """
+        return self._backend.beginning(self._key(path), count)
+
     def size(self, path: str) -> int | None:
         """Return the size of the file ``path`` in bytes, or None if it does not exist."""
         return self._backend.size(self._key(path))

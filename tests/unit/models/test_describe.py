@@ -1,0 +1,92 @@
+"""A model without its weights, on a hub: what is fetched, and that the check finds the same as with all weights."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from promptintern.errors import UserError
+from promptintern.models.describe import described_model
+from promptintern.models.load import load_config, load_tokenizer
+from safetensors.numpy import save
+
+from tests.fake_hub import FakeHub, running
+from tests.tiny import write_tiny_model
+
+DESCRIBE = """
+import json, sys
+from promptintern.errors import UserError
+from promptintern.models.describe import described_model
+from promptintern.models.load import load_config, load_tokenizer
+try:
+    with described_model(sys.argv[1]) as folder:
+        files = {path.name: path.stat().st_size for path in folder.path.iterdir()}
+        kind = load_config(folder).model_type
+        load_tokenizer(folder)
+    print(json.dumps({"files": files, "kind": kind, "is_kept": folder.path.exists()}))
+except UserError as error:
+    print(json.dumps({"problem": str(error)}))
+"""
+LARGE = 2_000_000
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, bytes]:
+    """The files of a small model, with a large tensor in a second file with weights."""
+    folder = write_tiny_model(tmp_path / "model")
+    contents = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    return contents | {"extra.safetensors": save({"unused": np.zeros(LARGE, dtype=np.float32)})}
+
+
+def describe(endpoint: str, home: Path, uri: str) -> dict[str, Any]:
+    """Describe a model in another process, because the hub's client reads its settings when it is imported."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", DESCRIBE, uri], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return dict(json.loads(done.stdout))
+
+
+def test_of_a_file_with_weights_only_the_header_is_fetched(files: dict[str, bytes], tmp_path: Path) -> None:
+    hub = FakeHub({"acme/model": {"main": files}})
+    with running(hub) as endpoint:
+        described = describe(endpoint, tmp_path / "home", "hf://acme/model")
+    assert described["kind"] == json.loads(files["config.json"])["model_type"]
+    assert described["files"]["extra.safetensors"] >= 4 * LARGE
+    assert not described["is_kept"]
+    assert hub.sent["extra.safetensors"] < 200_000
+    assert hub.sent["config.json"] == len(files["config.json"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("adapter_config.json", b"{}", "hf://acme/model contains adapter_config.json"),
+        ("extra.safetensors", save({"a.qweight": np.zeros(8, dtype=np.int32)}), "holds quantized weights"),
+        ("config.json", b"{", "config.json cannot be read"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_with_the_uri_of_the_model(
+    files: dict[str, bytes], tmp_path: Path, name: str, content: bytes, words: str
+) -> None:
+    hub = FakeHub({"acme/model": {"main": files | {name: content}}})
+    with running(hub) as endpoint:
+        problem = describe(endpoint, tmp_path / "home", "hf://acme/model")["problem"]
+    assert problem.startswith("spec.model.uri: hf://acme/model")
+    assert words in problem
+
+
+def test_a_model_on_this_machine_is_not_copied(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "model")
+    with described_model(folder.as_uri()) as described:
+        assert described.path == folder
+        assert load_config(described).model_type
+        load_tokenizer(described)
+    with pytest.raises(UserError, match="is not a folder"), described_model((tmp_path / "none").as_uri()):
+        pass
