@@ -61,6 +61,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._tree(_name(parts[1:4]), parts[5])
         elif parts[:1] == ["api"] and parts[4:5] == ["revision"]:
             self._info(_name(parts[1:4]), parts[5])
+        elif parts[:1] == ["api"] and len(parts) == 4:
+            self._info(_name(parts[1:4]), "main")
         elif parts[3:4] == ["resolve"]:
             self._file("/".join(parts[:3]), parts[4], "/".join(parts[5:]))
         elif parts[2:3] == ["resolve"]:

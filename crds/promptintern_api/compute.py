@@ -388,10 +388,10 @@ class Retries(ApiModel):
             ge=0,
             le=100,
             description=(
-                "Maximum number of attempts in a row that the cluster may end before they got further than all earlier "
-                "attempts, as by a preemption, an eviction or a node drain. An attempt that took more steps of "
-                "training begins the count again, so a job that makes progress may be preempted any number of times. "
-                "0 means that the first such attempt ends the job."
+                "Maximum number of attempts in a row that the cluster may end, as by a preemption, an eviction or a "
+                "node drain, before the trainer has run for `checkpoint.everySeconds`. An attempt that ran for longer "
+                "has saved some of its work, and begins the count again. 0 means that the first such attempt ends the "
+                "job."
             ),
         ),
     ] = 20

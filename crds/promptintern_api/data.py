@@ -79,10 +79,11 @@ class DataSource(ApiModel):
         DataUri,
         Field(
             description=(
-                "URI of the file: s3://BUCKET/KEY, file:///PATH, hf://datasets/ORG/NAME@REVISION/FILE (a data set on "
-                "a model hub) or sample://formulas/... It may also name a folder or a pattern, such as "
-                "s3://BUCKET/rows/ or s3://BUCKET/rows/train-*.parquet, and then means all data files in the order of "
-                "their names. A file is JSONL (one JSON object per line, in UTF-8), CSV, TSV, Parquet, or chat JSONL "
+                "URI of the file: s3://BUCKET/KEY, file:///PATH, hf://datasets/ORG/NAME@REVISION/FILE (a data set on a "
+                "hub, read with the token of `model.secretRef`) or sample://formulas/... It may also name a folder or "
+                "a pattern, such as s3://BUCKET/rows/ or s3://BUCKET/rows/train-*.parquet, and then means all data "
+                "files in the order of their names. A file is JSONL (one JSON object per line, in UTF-8), CSV, TSV, "
+                "Parquet, or chat JSONL "
                 '({"messages": [{"role": "system"|"user"|"assistant", "content": ...}]}).'
             )
         ),

@@ -181,23 +181,13 @@ class AttemptStatus(ApiModel):
     finished_at: Annotated[
         Time | None, Field(description="Time at which the attempt ended. It is left out while the attempt goes on.")
     ] = None
-    stages_done: Annotated[
-        int | None,
+    trained_seconds: Annotated[
+        float | None,
         Field(
             ge=0,
             description=(
-                "Number of stages that this attempt and the ones before it have committed. It is left out while the "
+                "Seconds for which the trainer of the attempt had run when the attempt ended. It is left out while the "
                 "attempt goes on."
-            ),
-        ),
-    ] = None
-    step: Annotated[
-        int | None,
-        Field(
-            ge=0,
-            description=(
-                "Largest number of steps of the next stage, or of the arm Direct, that this attempt and the ones "
-                "before it had taken. It is left out while the attempt goes on."
             ),
         ),
     ] = None
@@ -208,9 +198,9 @@ class AttemptStatus(ApiModel):
                 "Way in which the attempt ended. Succeeded: all stages are done. Suspended: spec.suspend became true. "
                 "User: the job or its data is wrong, or spec.activeDeadlineSeconds has passed; the job then fails. "
                 "Application: the trainer failed. Infrastructure: a node, a pod, the storage or a model hub failed. "
-                "Preemption: the cluster removed a pod. spec.retries limits Application, Infrastructure, and the "
-                "Preemptions in a row without progress; there is no limit on the attempts that follow Suspended. It is "
-                "left out while the attempt goes on."
+                "Preemption: the cluster removed a pod. spec.retries limits Application, Infrastructure, and short "
+                "attempts in a row that end in Preemption; there is no limit on the attempts that follow Suspended. It "
+                "is left out while the attempt goes on."
             )
         ),
     ] = None

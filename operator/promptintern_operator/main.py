@@ -11,7 +11,6 @@ from typing import Any
 import kopf
 import structlog
 from kubernetes.aio import config
-from prometheus_client import start_http_server
 from promptintern_api.contract import OPERATOR_ENV_PREFIX, ExitCode
 from pydantic import ValidationError
 
@@ -22,7 +21,7 @@ from promptintern_operator.kube import KUEUE, WORKLOADS, Kube, RequestFailed, ap
 from promptintern_operator.kuberay import find_kuberay, watch_kuberay
 from promptintern_operator.leader import Leadership, lead
 from promptintern_operator.memory import trim
-from promptintern_operator.probes import serve_probes
+from promptintern_operator.probes import serve_metrics, serve_probes
 from promptintern_operator.queue import Key, Workqueue
 from promptintern_operator.reconcile import Reconciler
 from promptintern_operator.resync import resync
@@ -48,7 +47,7 @@ async def run(settings: Settings) -> None:
         config.load_incluster_config()
     except config.ConfigException:
         await config.load_kube_config()
-    start_http_server(settings.metrics_port, addr=settings.any_address)
+    serve_metrics(settings)
     stop = asyncio.Event()
     stop_at_signals(stop)
     probes = await serve_probes(

@@ -1,10 +1,12 @@
-"""The liveness and readiness probes of the operator."""
+"""The servers of the operator: its liveness and readiness probes, and its metrics."""
 
 from collections.abc import Callable
 
 from aiohttp import web
+from prometheus_client import start_http_server
 
 from promptintern_operator.metrics import WATCH_SILENCE
+from promptintern_operator.settings import Settings
 
 
 async def serve_probes(
@@ -36,3 +38,9 @@ async def serve_probes(
     await runner.setup()
     await web.TCPSite(runner, port=port).start()
     return runner
+
+
+def serve_metrics(settings: Settings) -> Callable[[], None]:
+    """Serve the metrics in a thread, and return the function that stops the server."""
+    server, _ = start_http_server(settings.metrics_port, addr=settings.any_address)
+    return server.shutdown

@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 DEFAULT_IMAGE = "promptintern/trainer:0.1.0"
 DEFAULT_RAY_VERSION = "2.60.0"
-_OWN_VARIABLE = re.compile(
+OWN_VARIABLE = re.compile(
     "PROMPTINTERN_.*|RAY_.*|KUBERNETES_.*|AWS_ACCESS_KEY_ID|AWS_SECRET_ACCESS_KEY|AWS_SESSION_TOKEN|HF_TOKEN|HF_HOME|"
     "HOME|USER|PYTHONUNBUFFERED|OMP_NUM_THREADS"
 )
@@ -74,7 +74,7 @@ class Variable(_Value):
 
     @model_validator(mode="after")
     def _is_settable(self) -> Self:
-        if _OWN_VARIABLE.fullmatch(self.name):
+        if OWN_VARIABLE.fullmatch(self.name):
             raise ValueError(f"{self.name} may not be set, because the operator, KubeRay or Kubernetes sets it")
         if (self.value is None) == (self.value_from is None):
             raise ValueError("needs either value or valueFrom")

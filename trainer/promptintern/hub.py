@@ -21,12 +21,7 @@ def hub_errors(field: str, what: str, *, name: str) -> Iterator[None]:
         UserError: at ``field``, if the repository does not exist or may not be read.
         InfrastructureFailed: if the hub does not respond.
     """
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
     from huggingface_hub.errors import HTTPError as HubError  # type: ignore[attr-defined]  # its HTTP client's error
 
     try:
@@ -37,11 +32,8 @@ def hub_errors(field: str, what: str, *, name: str) -> Iterator[None]:
         raise UserError.at(field, f"{what} does not exist, or the token has no access to it") from None
     except (HubError, OSError) as error:
         message = f"{name} could not be fetched from its hub: {error}"
-        is_missing = isinstance(error, EntryNotFoundError) and not _is_transient(error)
         raise (
-            InfrastructureFailed(f"{field}: {message}")
-            if _is_transient(error) and not is_missing
-            else UserError.at(field, message)
+            InfrastructureFailed(f"{field}: {message}") if _is_transient(error) else UserError.at(field, message)
         ) from None
     except ValueError as error:  # the hub's client found the repository's name invalid
         raise UserError.at(field, str(error)) from None

@@ -77,15 +77,24 @@ seccompProfile:
 {{- toJson $size -}}
 {{- end -}}
 
-{{/* The value `pods` as JSON. Helm drops a value that is set to null, but the operator must be told of it. */}}
+{{/* The value `pods` as JSON. Helm drops a value that is set to null only if it has a default. The kubelet would replace
+     "$(NAME)" by the value of a variable of the operator. */}}
 {{- define "promptintern.pods" -}}
 {{- $pods := dict "runAsUser" (get .Values.pods "runAsUser" | default nil) }}
 {{- range $name, $value := .Values.pods }}
-{{- if and (ne $name "runAsUser") (ne (toString $value) "") }}
+{{- if kindIs "map" $value }}
+{{- $kept := dict }}
+{{- range $key, $text := $value }}
+{{- if not (kindIs "invalid" $text) }}
+{{- $_ := set $kept $key $text }}
+{{- end }}
+{{- end }}
+{{- $_ := set $pods $name $kept }}
+{{- else if and (ne $name "runAsUser") (ne (toString $value) "") }}
 {{- $_ := set $pods $name $value }}
 {{- end }}
 {{- end }}
-{{- toJson $pods -}}
+{{- toJson $pods | replace "$" "$$" -}}
 {{- end -}}
 
 {{/* An entry of the value `dns` as an egress rule of a NetworkPolicy, in JSON. */}}

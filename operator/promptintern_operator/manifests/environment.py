@@ -9,7 +9,10 @@ from promptintern_operator.settings import Settings
 CA_KEY = "ca.crt"
 """The key of the CA certificate in the storage's Secret, as in Secrets of type kubernetes.io/tls."""
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
-_NO_PROXY = ("no_proxy", "NO_PROXY")
+_NO_PROXY, _CHOSEN = "no_proxy", "PROMPTINTERN_NO_PROXY"
+"""The variable with the hosts that are reached without a proxy, and the one that keeps what the author of a ConfigMap
+chose for it.
+"""
 _DIRECT = ("localhost", "127.0.0.1", "::1", "$(KUBERNETES_SERVICE_HOST)")
 """The hosts that are never reached through a proxy: the pod itself and the API server."""
 
@@ -26,7 +29,10 @@ def variables(job: ResolvedJob, settings: Settings, more: dict[str, str] | None 
         variable.name: variable.model_dump(by_alias=True, exclude_none=True, exclude={"name"})
         for variable in settings.pods.env
     }
-    merged = _without_proxy(defaults | chosen) | own
+    # Programs read proxies in lower case and in upper case, so a job's choice replaces both spellings of the chart's.
+    spelled = {name.lower() for name in chosen if name.lower() in (*_PROXIES, _NO_PROXY)}
+    kept = {name: source for name, source in defaults.items() if name.lower() not in spelled}
+    merged = _without_proxy(kept | chosen) | own
     return [{"name": name, **source} for name, source in merged.items()]
 
 
@@ -49,11 +55,13 @@ def _without_proxy(sources: dict[str, Manifest]) -> dict[str, Manifest]:
     if not any(name.lower() in _PROXIES for name in sources):
         return sources
     # Programs read the variable in lower case first.
-    current = next((sources[name] for name in _NO_PROXY if name in sources), {})
-    if "value" not in current and current:
-        return sources  # the value is in a ConfigMap, whose author knows the cluster
-    hosts = ",".join([*([current["value"]] if current.get("value") else []), *_DIRECT])
-    return sources | {name: {"value": hosts} for name in _NO_PROXY}
+    current = sources.get(_NO_PROXY) or sources.get(_NO_PROXY.upper())
+    rest = {name: source for name, source in sources.items() if name.lower() != _NO_PROXY}
+    if current is not None and "value" not in current:
+        rest[_CHOSEN] = current
+        current = {"value": f"$({_CHOSEN})"}
+    hosts = ",".join(filter(None, [(current or {}).get("value"), *_DIRECT]))
+    return rest | {name: {"value": hosts} for name in (_NO_PROXY, _NO_PROXY.upper())}
 
 
 def storage_secret(job: ResolvedJob) -> str | None:

@@ -165,7 +165,7 @@ def _log_shipper(job: ResolvedJob, settings: Settings, name: str, role: PodRole)
         if role is PodRole.WORKER
         else (compute.head_resources, settings.head_size)
     )
-    # A quota for scratch space counts every container.
+    # A limit on a container of a pod bounds the whole pod only if every container has one.
     scratch = _SHIPPER_SCRATCH if ray.ephemeral_storage or default.ephemeral_storage else {}
     return container(
         job,
@@ -203,7 +203,7 @@ def _readiness(*urls: str) -> Manifest:
     waits for the probe of its last pod. As with KubeRay's probe, a pod stays ready until the probe has failed for 50
     seconds.
     """
-    checks = " && ".join(f"wget --tries 1 -T 2 -q -O- http://{url} | grep -q success" for url in urls)
+    checks = " && ".join(f"wget --no-proxy --tries 1 -T 2 -q -O- http://{url} | grep -q success" for url in urls)
     return {
         "exec": {"command": ["bash", "-c", checks]},
         "initialDelaySeconds": 2,

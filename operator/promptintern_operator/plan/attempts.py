@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 
 from promptintern_api.compute import Retries
 from promptintern_api.status import AttemptStatus, Outcome
-from promptintern_api.training_status import TrainingStatus
 
 from promptintern_operator.plan.types import Limits
 
@@ -32,44 +31,30 @@ def budget_of(outcome: Outcome, retries: Retries) -> int | None:
             return 0
 
 
-def is_spent(attempts: Sequence[AttemptStatus], retries: Retries) -> bool:
-    """Return whether the newest attempt exceeds the retry budget of its outcome, so that no attempt may follow."""
+def is_spent(attempts: Sequence[AttemptStatus], retries: Retries, *, saved_after: float) -> bool:
+    """Return whether the newest attempt exceeds the retry budget of its outcome, so that no attempt may follow.
+
+    Args:
+        attempts: The attempts that count.
+        retries: The budgets.
+        saved_after: The seconds after which the trainer of an attempt has saved some of its work. A preemption counts
+            only if it came earlier, and only together with such preemptions right before it.
+    """
     outcome = attempts[-1].outcome
     assert outcome is not None
     allowed = budget_of(outcome, retries)
     if allowed is None:
         return False
-    if outcome is Outcome.PREEMPTION:
-        return _fruitless_preemptions(attempts) > allowed
-    return sum(attempt.outcome is outcome for attempt in attempts) > allowed
+    if outcome is not Outcome.PREEMPTION:
+        return sum(attempt.outcome is outcome for attempt in attempts) > allowed
+    fruitless = itertools.takewhile(lambda attempt: _is_fruitless(attempt, saved_after), reversed(attempts))
+    return sum(1 for _ in fruitless) > allowed
 
 
-def _fruitless_preemptions(attempts: Sequence[AttemptStatus]) -> int:
-    """Return the number of newest attempts in a row that were preempted before they got further than earlier ones."""
-    earlier = [(0, 0), *map(_position, attempts[:-1])]
-    newest_first = zip(reversed(attempts), reversed(earlier), strict=True)
-    fruitless = itertools.takewhile(
-        lambda pair: pair[0].outcome is Outcome.PREEMPTION and _position(pair[0]) <= pair[1], newest_first
-    )
-    return sum(1 for _ in fruitless)
-
-
-def _position(attempt: AttemptStatus) -> tuple[int, int]:
-    return attempt.stages_done or 0, attempt.step or 0
-
-
-def position_fields(attempts: Sequence[AttemptStatus], training: TrainingStatus | None) -> dict[str, object]:
-    """Return the fields of the newest attempt that say how far the training has got, as the trainer reported it.
-
-    An attempt that continues from a checkpoint first repeats steps, so the fields never decrease.
-    """
-    reported = (0, 0)
-    if training is not None:
-        done = sum(stage.finished_at is not None for stage in training.stages)
-        reported = (done, training.progress.step if training.progress is not None else 0)
-    before = _position(attempts[-2]) if len(attempts) > 1 else (0, 0)
-    stages_done, step = max(reported, before)
-    return {"stages_done": stages_done, "step": step}
+def _is_fruitless(attempt: AttemptStatus, saved_after: float) -> bool:
+    """Return whether ``attempt`` was preempted before it saved. An older operator did not record how long it ran."""
+    seconds = attempt.trained_seconds
+    return attempt.outcome is Outcome.PREEMPTION and seconds is not None and seconds < saved_after
 
 
 def backoff(first: float, failures: int, maximum: float) -> float:

@@ -234,7 +234,8 @@ def _waiting(pod: PodView, container: ContainerView) -> str:
 
 def is_being_prepared(pod: PodView) -> bool:
     """Return whether ``pod`` is waiting for its image or its volumes, which may take a long time."""
-    return pod.phase == "Pending" and pod.node is not None and all(c.waiting_reason for c in pod.containers)
+    own = (container for container in pod.containers if container is pod.main or container.name == LOGS_CONTAINER)
+    return pod.phase == "Pending" and pod.node is not None and all(container.waiting_reason for container in own)
 
 
 def is_stranded(pod: PodView, now: datetime, seconds: float) -> bool:

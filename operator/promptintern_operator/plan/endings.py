@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from promptintern_api.status import MAX_MESSAGE, Outcome
 
-from promptintern_operator.plan.attempts import pause_fields, position_fields
+from promptintern_operator.plan.attempts import pause_fields
 from promptintern_operator.plan.classify import Ending, last_states
 from promptintern_operator.plan.draft import StatusDraft
 from promptintern_operator.views import PodView
@@ -19,7 +19,7 @@ def end_attempt(draft: StatusDraft, ending: Ending, pods: Sequence[PodView]) -> 
     assert attempt is not None
     draft.update_attempt(
         **pause_fields(attempt, draft.now),
-        **position_fields(draft.attempts, draft.previous.training),
+        trained_seconds=_trained_seconds(draft),
         outcome=ending.outcome,
         message=ending.message[:MAX_MESSAGE],
         finished_at=draft.now,
@@ -31,6 +31,14 @@ def end_attempt(draft: StatusDraft, ending: Ending, pods: Sequence[PodView]) -> 
     if draft.is_true("ClusterReady") or draft.reason("ClusterReady") == "Deleting":
         draft.set_condition("ClusterReady", False, "Ended", f"attempt {attempt.number} has ended")
     draft.drop_condition("QuotaReserved")
+
+
+def _trained_seconds(draft: StatusDraft) -> float:
+    """Return for how long the trainer of the running attempt has run, according to condition Training."""
+    training = draft.conditions.get("Training")
+    if training is None or training.status != "True":
+        return 0.0
+    return max(0.0, round((draft.now - training.last_transition_time).total_seconds(), 3))
 
 
 def finish(draft: StatusDraft, *, succeeded: bool, reason: str, message: str) -> None:

@@ -90,15 +90,16 @@ def finish_or_retry(job: PromptInternJob, observed: Observed, draft: StatusDraft
         return False
     if attempt.outcome is Outcome.SUCCEEDED:
         finish(draft, succeeded=True, reason="Succeeded", message=f"attempt {attempt.number}: {attempt.message}")
-    elif is_spent(draft.counted_attempts, job.spec.retries):
+    elif is_spent(draft.counted_attempts, job.spec.retries, saved_after=job.spec.checkpoint.every_seconds):
         reason = {Outcome.USER: "Refused"}.get(attempt.outcome, "RetriesExhausted")
         if draft.reason("Training") == UNSUPPORTED_RUN_FORMAT:
             reason = UNSUPPORTED_RUN_FORMAT
         message = f"attempt {attempt.number}: {attempt.message}"
         if attempt.outcome is Outcome.PREEMPTION:
             message = (
-                f"the cluster ended more than {job.spec.retries.preemption} attempts in a row before they got further "
-                f"(spec.retries.preemption); {message}"
+                f"the cluster ended more than {job.spec.retries.preemption} attempts in a row "
+                "(spec.retries.preemption) before the trainer had run for "
+                f"{job.spec.checkpoint.every_seconds} s (spec.checkpoint.everySeconds); {message}"
             )
         finish(draft, succeeded=False, reason=reason, message=message)
     elif job.spec.suspend:  # the attempt ended before it could save, so ``suspend`` ignored it

@@ -22,6 +22,8 @@ from promptintern_operator.views import ContainerView, PodView, PreflightView
 
 _ENDED_BY_SIGNAL = (128 + signal.SIGKILL, ExitCode.TERMINATED)
 """The exit codes of a container whose process was ended by SIGKILL or SIGTERM."""
+_ALIVE = ("Pending", "Running")
+"""The phases of a pod with a container that goes on, or that never starts."""
 _NO_POD = "CheckHasNoPod"
 _CHECKING = "data, model, prompts and credentials are being checked"
 
@@ -102,10 +104,10 @@ def _has_failed_beside_others(preflight: PreflightView, observed: Observed, draf
     """Return whether the check has failed while another container keeps its pod, and thereby its Job, alive."""
     newest = _newest_pod(preflight, observed)
     code = _check_exit_code(preflight, observed)
-    if newest is None or newest.main is None or code is None or newest.phase != "Running":
+    if newest is None or newest.main is None or code is None or newest.phase not in _ALIVE:
         return False
     # Without other containers, the kubelet reports the end of the pod soon after the end of the check.
-    ended_at = newest.main.ended_at or draft.now
+    ended_at = newest.main.ended_at or newest.created
     return code == ExitCode.USER_ERROR or draft.is_due(ended_at + timedelta(seconds=limits.silent))
 
 
@@ -117,7 +119,7 @@ def remove_idle_check(observed: Observed, draft: StatusDraft, limits: Limits) ->
         newest = _newest_pod(preflight, observed)
         ended_at = newest.main.ended_at if newest is not None and newest.main is not None else None
         is_over = preflight.succeeded or preflight.failed is not None or preflight.deleting
-        if newest is None or ended_at is None or is_over or newest.phase != "Running":
+        if newest is None or ended_at is None or is_over or newest.phase not in _ALIVE:
             continue
         action = DeletePreflight(preflight.name, preflight.uid)
         if draft.is_due(ended_at + timedelta(seconds=limits.silent)) and action not in draft.actions:

@@ -16,6 +16,8 @@ KEYS = {
     "rows/_SUCCESS": b"",
     "rows/below/other.jsonl": as_jsonl([record(9)]),
     "rows.jsonl": as_jsonl([record(7)]),
+    "odd/rows[1].jsonl": as_jsonl([record(8)]),
+    "odd/rows1.jsonl": as_jsonl([record(0)]),
 }
 
 
@@ -42,6 +44,8 @@ def load(uri: str, s3: S3Options) -> LoadedRows[Row]:
         ("rows/train-*1.jsonl", ["q3"]),
         ("rows.jsonl", ["q7"]),
         ("*.jsonl", ["q7"]),
+        ("odd/rows[1].jsonl", ["q8"]),
+        ("odd/rows[12].jsonl", ["q0"]),
     ],
 )
 def test_a_key_a_folder_and_a_pattern(folder: str, s3_options: S3Options, key: str, rows: list[str]) -> None:

@@ -2,7 +2,9 @@
 
 import pytest
 from promptintern_api.compute import AddressingStyle, ServerSideEncryption
+from promptintern_api.pods import RESERVED_ANNOTATIONS, RESERVED_LABELS
 from promptintern_operator.settings import (
+    OWN_VARIABLE,
     ConfigMapKeyRef,
     DefaultStorage,
     EgressRule,
@@ -13,7 +15,7 @@ from promptintern_operator.settings import (
     Variable,
 )
 
-from tests.unit.chart.conftest import EVERYTHING, NAMED, Helm, Manifest, Values, of_kind
+from tests.unit.chart.conftest import EVERYTHING, NAMED, SCHEMA, Helm, Manifest, Values, of_kind
 
 PREFIX = "PROMPTINTERN_"
 
@@ -55,6 +57,30 @@ def test_the_defaults_of_chart_and_operator_are_the_same(helm: Helm, monkeypatch
         "lease_name": "promptintern",
     }
     assert chart == defaults | from_chart
+
+
+def test_values_that_are_null_and_dollar_signs_reach_the_operator(helm: Helm, monkeypatch: pytest.MonkeyPatch) -> None:
+    pods = {
+        "labels": {"kept": "yes", "dropped": None},
+        "annotations": {"karpenter.sh/do-not-disrupt": None, "new": None},
+        "env": [{"name": "HF_HUB_USER_AGENT_ORIGIN", "value": "$(HOSTNAME) $x"}],
+    }
+    objects = helm.objects(values={"pods": pods})
+    for name, value in _variables(objects).items():
+        monkeypatch.setenv(name, value.replace("$$", "$"))  # as the kubelet does
+    found = Settings().pods
+    assert found.labels == {"kept": "yes"}
+    assert found.annotations == {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
+    assert [variable.value for variable in found.env] == ["$(HOSTNAME) $x"]
+    assert "$(HOSTNAME)" not in _variables(objects)["PROMPTINTERN_PODS"].replace("$$(", "")
+
+
+def test_chart_and_operator_refuse_the_same_variables_and_labels() -> None:
+    pods = SCHEMA["properties"]["pods"]["properties"]
+    assert pods["env"]["items"]["properties"]["name"]["not"]["pattern"] == f"^({OWN_VARIABLE.pattern})$"
+    for name, reserved in (("labels", RESERVED_LABELS), ("annotations", RESERVED_ANNOTATIONS)):
+        pattern = f"^({'|'.join(key.replace('.', chr(92) + '.') for key in reserved)})"
+        assert pods[name]["patternProperties"] == {pattern: False}
 
 
 def test_every_value_arrives(helm: Helm, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,6 +156,8 @@ def test_every_kind_of_value_can_be_given_by_set(helm: Helm) -> None:
         ({"pods": {"gpuResource": "gpu"}}, "gpuResource"),
         ({"pods": {"cpuLimits": "yes"}}, "cpuLimits"),
         ({"pods": {"labels": {"a": 1}}}, "labels"),
+        ({"pods": {"labels": {"app.kubernetes.io/created-by": "x"}}}, "labels"),
+        ({"pods": {"annotations": {"ray.io/x": "y"}}}, "annotations"),
         ({"pods": {"env": [{"name": "HF_TOKEN", "value": "x"}]}}, "name"),
         ({"pods": {"env": [{"name": "PROMPTINTERN_JOB", "value": "x"}]}}, "name"),
         ({"pods": {"env": [{"name": "HF_ENDPOINT"}]}}, "value"),

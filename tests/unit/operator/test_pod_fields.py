@@ -179,11 +179,23 @@ def test_no_proxy_is_between_a_pod_and_itself_or_the_api_server(
         assert hosts is None or not variables or found["no_proxy"] == hosts
 
 
-def test_a_list_of_direct_hosts_in_a_config_map_is_taken_as_it_is() -> None:
-    listed = Variable(name="NO_PROXY", value_from=HUB.value_from)
-    found = environment(templates(job(), chart(env=[PROXY, listed]))["head"])
-    assert found["NO_PROXY"] == {"configMapKeyRef": {"name": "hub", "key": "url", "optional": False}}
-    assert "no_proxy" not in found
+@pytest.mark.parametrize("name", ["NO_PROXY", "no_proxy"])
+def test_a_list_of_direct_hosts_in_a_config_map_is_extended(name: str) -> None:
+    listed = Variable(name=name, value_from=HUB.value_from)
+    template = templates(job(), chart(env=[PROXY, listed]))["head"]
+    found = environment(template)
+    assert found["PROMPTINTERN_NO_PROXY"] == {"configMapKeyRef": {"name": "hub", "key": "url", "optional": False}}
+    assert found["NO_PROXY"] == found["no_proxy"] == f"$(PROMPTINTERN_NO_PROXY),{DIRECT}"
+    order = [variable["name"] for variable in main(template)["env"]]
+    assert order.index("PROMPTINTERN_NO_PROXY") < min(order.index("NO_PROXY"), order.index("no_proxy")), "as expanded"
+
+
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "no_proxy", "NO_PROXY"])
+def test_a_proxy_of_a_job_replaces_that_of_the_chart_in_both_spellings(name: str) -> None:
+    variables = [PROXY, Variable(name="https_proxy", value="http://chart:1"), Variable(name="NO_PROXY", value="chart")]
+    found = environment(templates(job(compute__env=[{"name": name, "value": "job"}]), chart(env=variables))["head"])
+    same = {key: value for key, value in found.items() if key.lower() == name.lower()}
+    assert all(str(value).startswith("job") for value in same.values()), same
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,10 @@
 
 import asyncio
 import urllib.request
-from collections.abc import Callable
 
 import pytest
-from prometheus_client import start_http_server
-from promptintern_operator.probes import serve_probes
+from promptintern_operator.probes import serve_metrics, serve_probes
+from promptintern_operator.settings import Settings
 
 from tests.cluster.control_plane import free_port
 
@@ -30,13 +29,14 @@ def test_probes_answer_in_both_address_families(host: str) -> None:
     assert asyncio.run(ask()) == 200
 
 
-@pytest.mark.parametrize(("address", "hosts"), [("0.0.0.0", ["127.0.0.1"]), ("::", ["127.0.0.1", "[::1]"])])
-def test_metrics_are_served_at_the_address_of_the_family(address: str, hosts: list[str]) -> None:
+@pytest.mark.parametrize(("service", "hosts"), [("10.96.0.1", ["127.0.0.1"]), ("fd00:10::1", ["127.0.0.1", "[::1]"])])
+def test_metrics_are_served_in_the_address_family_of_the_cluster(
+    service: str, hosts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", service)
     port = free_port()
-    server, _ = start_http_server(port, addr=address)
-    stop: Callable[[], None] = server.shutdown
+    stop = serve_metrics(Settings(metrics_port=port))
     try:
         assert [get(host, port, "/metrics") for host in hosts] == [200] * len(hosts)
     finally:
         stop()
-        server.server_close()

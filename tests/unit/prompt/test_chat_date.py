@@ -38,6 +38,13 @@ def test_the_date_is_the_same_every_day(template: str, text: str, date: str) -> 
     assert written == date
 
 
+@pytest.mark.parametrize("before", ["", "\n  ", "  ", "\n\n"])
+def test_the_rest_of_the_template_is_unchanged(before: str) -> None:
+    template = before + "{% if true %}\n  a {% endif %}\n{{ strftime_now('%d') }} b\n"
+    settled, _ = settle_date(template)
+    assert render(settled) == render(template.replace("strftime_now('%d')", "'01'"))
+
+
 def test_a_request_can_give_the_date_that_was_trained_with() -> None:
     settled, date = settle_date(WITH_OPTION)
     assert date is not None

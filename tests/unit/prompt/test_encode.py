@@ -201,6 +201,8 @@ def test_the_options_that_a_server_needs_to_write_the_same_prompts(
 
 
 def test_a_template_without_a_date_has_none(tokenizer: Any) -> None:
+    tokenizer.chat_template = "{% if tools %}{{ strftime_now('%d') }}{% endif %}" + CHAT
+    assert PromptEncoder(tokenizer, chat=True).date is None
     tokenizer.chat_template = CHAT
     assert PromptEncoder(tokenizer, chat=True).date is None
     assert PromptEncoder(tokenizer, chat=False).date is None

@@ -50,6 +50,15 @@ def test_blank_lines_give_no_two_rows_one_name(tmp_path: Path) -> None:
     assert len({row.id for row in load(tmp_path).rows}) == 6
 
 
+@pytest.mark.parametrize("suffix", SHARDS)
+def test_an_empty_file_gives_no_two_rows_one_name(tmp_path: Path, suffix: str) -> None:
+    shards(tmp_path, suffix, 1, 0, 2)
+    if suffix == "parquet":  # an empty table would have no columns
+        (tmp_path / "train-00001.parquet").unlink()
+    assert sorted({row.query for row in load(tmp_path).rows}) == ["q1", "q2", "q3"]
+    assert len({row.id for row in load(tmp_path).rows}) == 3
+
+
 def test_what_is_no_data_is_left_out_of_a_folder(tmp_path: Path) -> None:
     shards(tmp_path, "jsonl", 1)
     for name in ("README.md", "_SUCCESS", ".train.jsonl.swp", ".hidden.jsonl", "notes.txt"):
@@ -113,11 +122,12 @@ def test_a_file_whose_name_looks_like_a_pattern_is_read(tmp_path: Path) -> None:
 def test_all_chat_files_must_have_one_system_message(tmp_path: Path) -> None:
     turns = as_chat([record(1)]).decode()
     system = '{"messages": [{"role": "system", "content": "%s"}, '
-    for name, text in (("a.jsonl", "be brief"), ("b.jsonl", "be brief"), ("c.jsonl", "be long")):
-        (tmp_path / name).write_text(turns.replace('{"messages": [', system % text))
-    (problem,) = load(tmp_path).problems
-    assert problem.where == str(tmp_path / "c.jsonl")
-    assert "another system message" in problem.message
+    for name, text in (("a.jsonl", "be brief"), ("b.jsonl", "be brief"), ("c.jsonl", "be long"), ("d.jsonl", None)):
+        (tmp_path / name).write_text(turns.replace('{"messages": [', system % text) if text else turns)
+    problems = load(tmp_path).problems
+    assert [problem.where for problem in problems] == [str(tmp_path / "c.jsonl"), str(tmp_path / "d.jsonl")]
+    assert all("another system message" in problem.message for problem in problems)
+    (tmp_path / "d.jsonl").unlink()
     (tmp_path / "c.jsonl").unlink()
     loaded = load(tmp_path)
     assert (loaded.system, len(loaded.rows)) == ("be brief", 2)

@@ -22,6 +22,10 @@ FILES = {
     "data/test-00000-of-00001.parquet": as_parquet([record(4)]),
     "extra/more.jsonl": as_jsonl([record(5)]),
 }
+VARIANTS = {
+    **{f"{variant}/train-00000-of-00001.parquet": as_parquet([record(number)]) for number, variant in enumerate("ab")},
+    **{f"c/train_{kind}-00000-of-00001.parquet": as_parquet([record(9)]) for kind in ("sft", "gen")},
+}
 ON_BRANCH = {"train.jsonl": as_jsonl([record(6)])}
 TOKEN = "a-token"
 LOAD = """
@@ -42,7 +46,10 @@ else:
 @pytest.fixture(scope="module")
 def hub() -> FakeHub:
     branches = {"main": FILES, "refs/pr/1": ON_BRANCH}
-    return FakeHub({"datasets/acme/rows": branches, "datasets/acme/gated": branches}, {"datasets/acme/gated": TOKEN})
+    return FakeHub(
+        {"datasets/acme/rows": branches, "datasets/acme/gated": branches, "datasets/acme/variants": {"main": VARIANTS}},
+        {"datasets/acme/gated": TOKEN},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +80,8 @@ def load(endpoint: str, home: Path, source: dict[str, Any], token: str = "") -> 
         ({"uri": "hf://datasets/acme/rows/extra/more.jsonl"}, ["q5"]),
         ({"uri": "hf://datasets/acme/rows@refs%2Fpr%2F1"}, ["q6"]),
         ({"uri": "hf://datasets/acme/rows@refs%2Fpr%2F1", "split": "train"}, ["q6"]),
+        ({"uri": "hf://datasets/acme/variants/b", "split": "train"}, ["q1"]),
+        ({"uri": "hf://datasets/acme/variants/c", "split": "train_sft"}, ["q9"]),
     ],
 )
 def test_a_data_set_is_read_by_split_by_pattern_and_by_file(
@@ -97,6 +106,12 @@ def test_a_data_set_is_read_by_split_by_pattern_and_by_file(
         ({"uri": "hf://datasets/acme/rows/none"}, "uri", "names no data file"),
         ({"uri": "hf://datasets/acme/rows/none/x.jsonl"}, "uri", "no such folder or file; set `split`, or name one"),
         ({"uri": "hf://datasets/acme/rows/extra/more.jsonl", "split": "train"}, "split", "URI of one file"),
+        (
+            {"uri": "hf://datasets/acme/variants", "split": "train"},
+            "uri",
+            "files in several folders (a, b), which may be several variants of the data; name one of them, as in",
+        ),
+        ({"uri": "hf://datasets/acme/variants/c", "split": "train"}, "split", "has no split 'train'"),
         ({"uri": "hf://datasets/acme/none"}, "uri", "the data set acme/none@main does not exist, or the token has no"),
         ({"uri": "hf://datasets/acme/rows@none"}, "uri", "the data set acme/rows@none does not exist"),
         ({"uri": "hf://datasets/acme/gated", "split": "train"}, "uri", "is gated: accept its terms"),
@@ -108,6 +123,12 @@ def test_each_mistake_has_its_own_message(
     (problem,) = load(endpoint, tmp_path, source)["problems"]
     assert problem.startswith(f"spec.data.train.{place}: ")
     assert words in problem
+
+
+def test_files_that_a_limit_leaves_out_are_not_fetched(endpoint: str, hub: FakeHub, tmp_path: Path) -> None:
+    hub.sent.clear()
+    loaded = load(endpoint, tmp_path, {"uri": "hf://datasets/acme/rows", "split": "train", "limit": 1})
+    assert (loaded["rows"], list(hub.sent)) == (["q1"], ["data/train-00000-of-00002.parquet"])
 
 
 def test_a_token_opens_a_gated_data_set(endpoint: str, tmp_path: Path) -> None:

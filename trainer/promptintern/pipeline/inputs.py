@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from promptintern_api import PromptInternJob
-from promptintern_api.data import OnProblem
+from promptintern_api.data import DataSource, OnProblem
 from promptintern_api.evaluation import Reference
 from promptintern_api.metrics import Metric
 
@@ -67,11 +67,11 @@ def load_data(job: PromptInternJob) -> Data:
     """
     spec = job.spec.data
     s3 = s3_options(job)
-    if spec.train is not None and spec.train.uri == spec.eval.uri:
+    if spec.train is not None and _is_same(spec.train, spec.eval):
         raise UserError.at(
             "spec.data.eval.uri", "is the training file; name a file of rows that are held out from training"
         )
-    if spec.queries is not None and spec.queries.uri == spec.eval.uri and spec.on_leak is OnProblem.ERROR:
+    if spec.queries is not None and _is_same(spec.queries, spec.eval) and spec.on_leak is OnProblem.ERROR:
         raise UserError.at(
             "spec.data.eval.uri",
             "is the file of the queries; name a file of held-out rows, or set spec.data.onLeak: Drop to leave the "
@@ -117,6 +117,10 @@ def load_data(job: PromptInternJob) -> Data:
             *checked.warnings,
         ],
     )
+
+
+def _is_same(source: DataSource, other: DataSource) -> bool:
+    return (source.uri, source.split) == (other.uri, other.split)
 
 
 def _load_held_out(job: PromptInternJob) -> LoadedRows[Row] | LoadedRows[Query]:

@@ -11,19 +11,24 @@ _CODES = (
     *("%w", "%x", "%X", "%y", "%Y", "%z", "%Z"),
 )
 """The codes of ``strftime``."""
-_FORMAT = re.compile(r"""strftime_now\(\s*(["'])([^"']*)\1\s*\)""")
+_CALL = re.compile(r"""strftime_now\(\s*(?:"([^"\\]*)"|'([^'\\]*)')\s*\)""")
+"""A call with a literal format."""
 _NAME = "strftime_now"
 
 
 def settle_date(template: str) -> tuple[str, str | None]:
-    """Return a chat template that writes ``DATE`` in place of today's date, and the text that it writes.
+    """Return a chat template that writes ``DATE`` in place of today's date, and the text that it may write.
 
     The text is None, and the template is unchanged, if the template writes no date. transformers offers the function
-    ``strftime_now`` to templates; a macro of the same name takes precedence over it.
+    ``strftime_now`` to templates. Its calls with a literal format are replaced by the text; if other calls are left, a
+    macro of the same name before the template takes precedence over the function.
     """
-    if _NAME not in template:
+    if f"{_NAME}(" not in template:
         return template, None
-    replacements = "".join(f"|replace({code!r}, {DATE.strftime(code)!r})" for code in _CODES)
-    macro = f"{{%- macro {_NAME}(format) -%}}{{{{ format{replacements} }}}}{{%- endmacro -%}}"
-    form = _FORMAT.search(template)
-    return macro + template, DATE.strftime(form[2] if form else "%Y-%m-%d")
+    call = _CALL.search(template)
+    date = DATE.strftime((call[1] or call[2] or "") if call else "%Y-%m-%d")
+    settled = _CALL.sub(lambda found: repr(DATE.strftime(found[1] or found[2] or "")), template)
+    if f"{_NAME}(" in settled:
+        replacements = "".join(f"|replace({code!r}, {DATE.strftime(code)!r})" for code in _CODES)
+        settled = f"{{%- macro {_NAME}(format) -%}}{{{{ format{replacements} }}}}{{%- endmacro %}}{settled}"
+    return settled, date

@@ -256,9 +256,12 @@ class PromptEncoder:
         except ValueError as error:  # several templates, and none is the default
             raise UserError.at(CHAT_FIELD, f"{first_line(error)}; set chat to false") from None
         try:
+            written = self._user_turn("a question")
             self._answer_turn("a question", "an answer")
         except _TemplateFault as fault:
             raise UserError.at(CHAT_FIELD, f"{fault}; set chat to false") from None
+        if self._date is not None and self._date not in written:
+            self._date = None  # the template writes a date only in other cases, such as with tools
 
 
 def _raise_faults(faults: Mapping[int, str], locations: Sequence[str], *, row: str) -> None:

@@ -34,7 +34,8 @@ def choose_names(names: Iterable[str], pattern: str, *, where: str, field: str) 
     matching = [name for name in names if fnmatch.fnmatchcase(name, pattern) and not name.startswith((".", "_"))]
     chosen = sorted(name for name in matching if pattern != "*" or plain_name(name).endswith(SUFFIXES))
     if not chosen:
-        raise UserError.at(field, f"{where} names no data file; the names of data files end with {', '.join(SUFFIXES)}")
+        hint = f"; the names of data files end with {', '.join(SUFFIXES)}" if pattern == "*" else ""
+        raise UserError.at(field, f"{where} names no data file{hint}")
     if len(chosen) > _MOST_FILES:
         raise UserError.at(field, f"{where} names {len(chosen)} files; give at most {_MOST_FILES}")
     formats = sorted({Path(plain_name(name)).suffix for name in chosen})

@@ -1,7 +1,7 @@
 """The files of a data set on a hub."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,91 +16,113 @@ _MOST_LISTED = 10
 
 @dataclass(frozen=True, kw_only=True)
 class HubDataset:
-    """A data set on a hub."""
+    """A data set on a hub, at one commit."""
 
+    uri: str
+    """The URI without the path in the data set."""
     name: str
-    revision: str | None
+    commit: str | None
     path: str
     """The path of a file, a folder or a pattern in the data set, or "" for the whole data set."""
+    files: Sequence[str]
+    """The paths of all files."""
+
+    def choose(self, split: str | None, *, field: str) -> list[str]:
+        """Return the paths of the files that ``path`` and ``split`` name, sorted.
+
+        The files of a split are those whose name, or whose folder, is that of the split: train.jsonl,
+        data/train-00000-of-00002.parquet, or all files of train/.
+
+        Raises:
+            UserError: if there are none, or files of several formats or, for a split, of several folders.
+        """
+        where = f"{self.uri}/{self.path}" if self.path else self.uri
+        at_split = field.removesuffix("uri") + "split"
+        if self.path in self.files:
+            if split is not None:
+                raise UserError.at(at_split, "cannot be combined with the URI of one file")
+            return [self.path]
+        if split is not None:
+            below = [path for path in self.files if path.startswith(_below(self.path))]
+            found = _of_split(below, split)
+            if not found:
+                raise UserError.at(at_split, f"{where} has no split {split!r}; its files are {_listed(self.files)}")
+            return self._of_one_folder(found, "*", where=f"split {split} of {where}", field=field)
+        folder, _, pattern = self.path.rpartition("/")
+        if any(path.startswith(_below(self.path)) for path in self.files):
+            folder, pattern = self.path.strip("/"), "*"
+        found = [path for path in self.files if _folder_of(path) == folder]
+        if not found:
+            raise UserError.at(
+                field,
+                f"{where} has no such folder or file; set `split`, or name one of its files: {_listed(self.files)}",
+            )
+        return self._of_one_folder(found, pattern or "*", where=where, field=field)
+
+    def _of_one_folder(self, paths: Sequence[str], pattern: str, *, where: str, field: str) -> list[str]:
+        folders = sorted({_folder_of(path) for path in paths})
+        if len(folders) > 1:
+            listed = ", ".join(folder or "the top folder" for folder in folders[:_MOST_LISTED])
+            raise UserError.at(
+                field,
+                f"{where} has files in several folders ({listed}), which may be several variants of the data; name one "
+                f"of them, as in {self.uri}/{folders[-1]}",
+            )
+        (folder,) = folders
+        names = choose_names([path.rpartition("/")[2] for path in paths], pattern, where=where, field=field)
+        return [f"{folder}/{name}" if folder else name for name in names]
+
+    def download(self, path: str, *, field: str) -> Path:
+        """Return the local copy of a file, which is downloaded if the hub's cache does not hold it yet.
+
+        Raises:
+            UserError: if the file may not be read.
+            InfrastructureFailed: if the hub does not respond.
+        """
+        from huggingface_hub import hf_hub_download
+
+        with hub_errors(field, f"the data set {self.name}", name=self.name):
+            return Path(hf_hub_download(self.name, path, repo_type="dataset", revision=self.commit))
 
 
-def parse_uri(uri: str, *, field: str) -> HubDataset:
-    """Return the data set that ``uri`` names. A slash in the revision is written as %2F, as in refs%2Fpr%2F1.
+def find_dataset(uri: str, *, field: str) -> HubDataset:
+    """Return the data set that ``uri`` names, at the commit to which its revision leads now.
+
+    A slash in a revision is written as %2F, as in refs%2Fpr%2F1.
 
     Raises:
-        UserError: at ``field``, if ``uri`` has another form.
+        UserError: at ``field``, if ``uri`` has another form, or the data set does not exist or may not be read.
+        InfrastructureFailed: if the hub does not respond.
     """
+    from huggingface_hub import HfApi
+
     match = _URI.fullmatch(uri)
     if match is None:
         raise UserError.at(field, f"{uri} is no data set on a hub; give {_FORM}")
-    revision = match["revision"]
-    return HubDataset(
-        name=match["name"], revision=revision.replace("%2F", "/") if revision else None, path=match["path"] or ""
-    )
+    name, path = match["name"], match["path"] or ""
+    revision = match["revision"].replace("%2F", "/") if match["revision"] else None
+    with hub_errors(field, f"the data set {name}@{revision or 'main'}", name=name):
+        api = HfApi()
+        commit = api.dataset_info(name, revision=revision).sha
+        files = api.list_repo_files(name, repo_type="dataset", revision=commit)
+    root = uri.removesuffix(f"/{path}") if path else uri.removesuffix("/")
+    return HubDataset(uri=root, name=name, commit=commit, path=path, files=files)
 
 
-def hub_files(uri: str, *, split: str | None, field: str) -> Iterator[tuple[str, Path]]:
-    """Yield the URI and the downloaded copy of each file of a data set on a hub, in the order of their names.
-
-    Args:
-        uri: The URI of the data set, or of a file, a folder or a pattern in it.
-        split: The name of a split; its files are those whose name, or whose folder, begins with this name.
-        field: The field of the job with the URI, for messages.
-
-    Raises:
-        UserError: if the data set or its files do not exist, or the token may not read them.
-        InfrastructureFailed: if the hub does not respond.
-    """
-    from huggingface_hub import HfApi, hf_hub_download
-
-    dataset = parse_uri(uri, field=field)
-    what = f"the data set {dataset.name}@{dataset.revision or 'main'}"
-    with hub_errors(field, what, name=dataset.name):
-        paths = HfApi().list_repo_files(dataset.name, repo_type="dataset", revision=dataset.revision)
-    chosen = _chosen(paths, dataset, split, where=uri, field=field)
-    root = uri.removesuffix(f"/{dataset.path}") if dataset.path else uri
-    for path in chosen:
-        with hub_errors(field, what, name=dataset.name):
-            local = hf_hub_download(dataset.name, path, repo_type="dataset", revision=dataset.revision)
-        yield f"{root}/{path}", Path(local)
-
-
-def _chosen(paths: list[str], dataset: HubDataset, split: str | None, *, where: str, field: str) -> list[str]:
-    """Return the paths of the files that the user named, sorted."""
-    if dataset.path in paths:
-        if split is not None:
-            raise UserError.at(field.removesuffix("uri") + "split", "cannot be combined with the URI of one file")
-        return [dataset.path]
-    if split is not None:
-        found = _of_split([path for path in paths if path.startswith(_below(dataset.path))], split)
-        if not found:
-            raise UserError.at(
-                field.removesuffix("uri") + "split", f"{where} has no split {split!r}; its files are {_listed(paths)}"
-            )
-        names = {path.rpartition("/")[2]: path for path in found}
-        return [names[name] for name in choose_names(names, "*", where=f"split {split} of {where}", field=field)]
-    folder, _, pattern = dataset.path.rpartition("/")
-    if any(path.startswith(_below(dataset.path)) for path in paths):
-        folder, pattern = dataset.path.strip("/"), "*"
-    names = {path.rpartition("/")[2]: path for path in paths if path.rpartition("/")[0] == folder}
-    if not names:
-        raise UserError.at(
-            field, f"{where} has no such folder or file; set `split`, or name one of its files: {_listed(paths)}"
-        )
-    return [names[name] for name in choose_names(names, pattern or "*", where=where, field=field)]
+def _folder_of(path: str) -> str:
+    return path.rpartition("/")[0]
 
 
 def _below(folder: str) -> str:
     return f"{folder.strip('/')}/" if folder.strip("/") else ""
 
 
-def _of_split(paths: list[str], split: str) -> list[str]:
-    """Return the files of a split: train-00000-of-00002.parquet, data/train.jsonl, and all of train/, for example."""
-    is_named = re.compile(rf"(^|.*/){re.escape(split)}([-_.][^/]*|/[^/]*)")
+def _of_split(paths: Sequence[str], split: str) -> list[str]:
+    is_named = re.compile(rf"(^|.*/){re.escape(split)}(-[0-9][^/]*|\.[^/]*|/[^/]*)")
     return [path for path in paths if is_named.fullmatch(path)]
 
 
-def _listed(paths: list[str]) -> str:
+def _listed(paths: Sequence[str]) -> str:
     names = sorted(path for path in paths if not path.startswith("."))
     more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
     return ", ".join(names[:_MOST_LISTED]) + more

@@ -69,7 +69,7 @@ def _load(source: DataSource, *, field: str, s3: S3Options | None, labelled: boo
     problems = ProblemList()
     reader = RecordReader(columns=source.columns, field=field, problems=problems, labelled=labelled)
     try:
-        if source.uri.startswith("sample://"):
+        if source.uri.startswith("sample://") and source.split is None:
             parts = [_load_sample(source, reader)]
         else:
             parts = _load_files(source, data_files(source, field=f"{field}.uri", s3=s3), reader)
@@ -95,6 +95,7 @@ class _Part:
     rows: list[Query]
     sha256: str
     system: str | None = None
+    is_chat: bool = False
     records: int = 0
     """The number of records that were read, with and without problems."""
     last: int = 0
@@ -113,11 +114,12 @@ def _load_files(source: DataSource, files: Sequence[DataFile], reader: RecordRea
         with each.open() as file:
             load = _load_parquet if _is_parquet(one) else _load_lines
             part = load(one, file, reader, parts[-1].last if parts else 0)
-        system = next((earlier.system for earlier in parts if earlier.system is not None), part.system)
-        if part.system not in (None, system):
+        chats = [earlier for earlier in parts if earlier.is_chat and earlier.records]
+        if chats and part.is_chat and part.records and part.system != chats[0].system:
             reader.problems.add(
                 display_uri(each.uri),
-                f"has another system message than {display_uri(parts[0].uri)}; the prompt of all rows must be the same",
+                f"has another system message than {display_uri(chats[0].uri)}, or one of them has none; the prompt of "
+                "all rows must be the same",
             )
         parts.append(part)
     return parts
@@ -186,7 +188,7 @@ def _load_lines(source: DataSource, file: IO[bytes], records: RecordReader, firs
         return _load_records(source, objects, records, hashing, first)
     except (OSError, EOFError, pa.ArrowException) as error:
         problems.add(name, f"is damaged, or is not compressed as its first bytes say: {first_line(error)}")
-        return _Part(uri=source.uri, rows=[], sha256=hashing.digest_of_all())
+        return _Part(uri=source.uri, rows=[], sha256=hashing.digest_of_all(), last=first)
 
 
 def _load_records(
@@ -203,12 +205,13 @@ def _load_records(
     )
     reader = ChatReader(reader=records) if chat else None
     numbered = ((f"{name}:{number}", first + number, record) for number, record in chain(begin, objects))
-    read = _rows(numbered, reader or records, source.limit)
+    read = _rows(numbered, reader or records, source.limit, first=first)
     return _Part(
         uri=source.uri,
         rows=read.rows,
         sha256=hashing.digest_of_all(),
         system=reader.system if reader else None,
+        is_chat=chat,
         records=read.records,
         last=read.last,
     )
@@ -220,11 +223,11 @@ def _load_parquet(source: DataSource, file: IO[bytes], reader: RecordReader, fir
     name, columns, problems = display_uri(source.uri), source.columns, reader.problems
     found = read_columns(file, problems, file_name=name)
     if found is None:
-        return _Part(uri=source.uri, rows=[], sha256=digest)
+        return _Part(uri=source.uri, rows=[], sha256=digest, last=first)
     is_chat = source.format is DataFormat.CHAT or (is_chat_record(found.names) and columns.query not in found.names)
     required = () if is_chat else reader.required_columns
     if missing_columns(found, columns, problems, file_name=name, field=reader.field, required=required):
-        return _Part(uri=source.uri, rows=[], sha256=digest)
+        return _Part(uri=source.uri, rows=[], sha256=digest, last=first)
     chat = ChatReader(reader=reader) if is_chat else None
     own = list(COLUMNS) if is_chat else [columns.query, columns.answer]
     wanted = dict.fromkeys([*own, columns.answers, columns.tests, columns.test_setup, columns.id])
@@ -232,7 +235,7 @@ def _load_parquet(source: DataSource, file: IO[bytes], reader: RecordReader, fir
     records = read_records(file, [each for each in wanted if each in found.names], problems, file_name=name)
     numbered = ((f"{name}#{number}", first + number, record) for number, record in enumerate(records, start=1))
     unused = reader.unused_texts
-    read = _rows(numbered, chat or reader, source.limit)
+    read = _rows(numbered, chat or reader, source.limit, first=first)
     if not is_chat:
         reader.unused_texts = unused
         reader.note_texts(found.texts)  # the records hold only the columns that are used
@@ -241,6 +244,7 @@ def _load_parquet(source: DataSource, file: IO[bytes], reader: RecordReader, fir
         rows=read.rows,
         sha256=digest,
         system=chat.system if chat else None,
+        is_chat=is_chat,
         records=read.records,
         last=read.last,
     )
@@ -253,9 +257,14 @@ class _ReadRows:
     last: int
 
 
-def _rows(numbered: Iterable[tuple[str, int, Mapping[str, Any]]], reader: _RowReader, limit: int | None) -> _ReadRows:
-    """Return the valid rows among the first ``limit`` records, or among all records if ``limit`` is None."""
-    rows, records, last = [], 0, 0
+def _rows(
+    numbered: Iterable[tuple[str, int, Mapping[str, Any]]], reader: _RowReader, limit: int | None, *, first: int = 0
+) -> _ReadRows:
+    """Return the valid rows among the first ``limit`` records, or among all records if ``limit`` is None.
+
+    ``first`` is the number of the last record of the file before.
+    """
+    rows, records, last = [], 0, first
     for where, number, record in islice(numbered, limit):
         records, last = records + 1, number
         row = reader.read(record, where=where, number=number)

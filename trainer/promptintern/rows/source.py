@@ -12,7 +12,7 @@ from promptintern_api.data import DataSource
 
 from promptintern.errors import Problem, UserError
 from promptintern.rows.file_names import choose_names, is_pattern
-from promptintern.rows.hub import hub_files
+from promptintern.rows.hub import HubDataset, find_dataset
 from promptintern.storage.options import S3Options
 from promptintern.uris import display_uri
 
@@ -47,9 +47,10 @@ def data_files(source: DataSource, *, field: str, s3: S3Options | None) -> list[
     """
     uri = source.uri
     if uri.startswith("hf://"):
+        dataset = find_dataset(uri, field=field)
         return [
-            DataFile(uri=name, open=partial(_open_local, path, name, field))
-            for name, path in hub_files(uri, split=source.split, field=field)
+            DataFile(uri=f"{dataset.uri}/{path}", open=partial(_open_hub, dataset, path, field))
+            for path in dataset.choose(source.split, field=field)
         ]
     if source.split is not None:
         raise UserError.at(
@@ -78,33 +79,27 @@ def _local_files(uri: str, field: str) -> list[DataFile]:
 def _s3_files(uri: str, field: str, s3: S3Options | None) -> list[DataFile]:
     from promptintern.storage.store import open_store
 
-    def file(folder: str, name: str) -> DataFile:
-        return DataFile(uri=f"{folder}/{name}", open=partial(_open_s3, folder, name, field, s3))
-
-    folder, _, pattern = uri.rpartition("/")
-    if pattern and not is_pattern(pattern):
-        if not folder.removeprefix("s3://"):
-            raise UserError.at(field, f"{uri} does not name a file; give s3://BUCKET/KEY")
-        if not _is_folder(uri, field, s3):
-            return [file(folder, pattern)]
-        folder, pattern = uri, ""
-        names = _at_field(field, lambda: _names_below(open_store(folder, s3=s3).list()))
-    else:
-        names = _at_field(field, lambda: _names_below(open_store(folder, s3=s3).list()))
-    return [file(folder, name) for name in choose_names(names, pattern or "*", where=uri, field=field)]
-
-
-def _is_folder(uri: str, field: str, s3: S3Options | None) -> bool:
-    """Return whether ``uri`` is no file but the beginning of the keys of files."""
-    from promptintern.storage.store import open_store
-
     folder, _, name = uri.rpartition("/")
-    if _at_field(field, lambda: open_store(folder, s3=s3).size(name)) is not None:
-        return False
+    if "/" not in uri.removeprefix("s3://"):
+        raise UserError.at(field, f"{uri} does not name a file; give s3://BUCKET/KEY")
+    single = [DataFile(uri=uri, open=partial(_open_s3, folder, name, field, s3))]
+    # A key may hold the characters of a pattern, and may also be the beginning of other keys.
+    if name and _at_field(field, lambda: open_store(folder, s3=s3).size(name)) is not None:
+        return single
+    if not is_pattern(name):
+        folder = f"{folder}/{name}".removesuffix("/")
     try:
-        return bool(open_store(uri, s3=s3).list())
-    except UserError:
-        return False  # the bucket may not be listed, and the missing file is reported when it is opened
+        names = _names_below(open_store(folder, s3=s3).list())
+    except UserError as error:
+        if name and not is_pattern(name):
+            return single  # the bucket may not be listed, and the missing file is reported when it is opened
+        raise _at(field, error) from None
+    if not names and name and not is_pattern(name):
+        return single
+    return [
+        DataFile(uri=f"{folder}/{each}", open=partial(_open_s3, folder, each, field, s3))
+        for each in choose_names(names, name if is_pattern(name) else "*", where=uri, field=field)
+    ]
 
 
 def _names_below(paths: Iterable[str]) -> list[str]:
@@ -120,6 +115,12 @@ def _open_local(path: Path, name: str, field: str) -> Iterator[IO[bytes]]:
         raise UserError.at(field, f"{name} does not exist") from None
     except OSError as error:
         raise UserError.at(field, f"{name} cannot be read: {error.strerror or error}") from None
+
+
+@contextmanager
+def _open_hub(dataset: HubDataset, path: str, field: str) -> Iterator[IO[bytes]]:
+    with _open_local(dataset.download(path, field=field), f"{dataset.uri}/{path}", field) as file:
+        yield file
 
 
 @contextmanager
@@ -144,4 +145,9 @@ def _at_field(field: str, request: Callable[[], Result]) -> Result:
     try:
         return request()
     except UserError as error:
-        raise UserError([Problem(where=field, message=str(problem)) for problem in error.problems]) from None
+        raise _at(field, error) from None
+
+
+def _at(field: str, error: UserError) -> UserError:
+    """Return an error with the problems of ``error`` at ``field``."""
+    return UserError([Problem(where=field, message=str(problem)) for problem in error.problems])

@@ -47,6 +47,7 @@ _CONTACT_TIMEOUT_SECONDS = 60.0
 Each worker calls the mailbox twice a second.
 """
 _RAY_ANSWERS_SECONDS = 30.0
+"""The seconds within which a server at ``RAY_ADDRESS`` must accept a connection."""
 _OUT_OF_MEMORY = re.compile(r"Memory on the node .* was (\S+) used / (\S+) limit")
 """A pattern that finds the used memory and the limit in the message of Ray's OutOfMemoryError."""
 _CONNECTION_LOST = re.compile(r"gloo/transport|Connection (?:reset|closed) by peer|DistBackendError|PodLeaving")
@@ -300,8 +301,10 @@ def _ray(workers: int) -> Iterator[None]:
         try:
             # Users read the driver's log, so it has the output of all processes, and of Ray's own log only errors.
             ray.init(log_to_driver=True, logging_config=ray.LoggingConfig(log_level="ERROR"))
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (ConnectionError, ValueError) as error:
             raise _unreachable_ray(address, error) from None
+        except RuntimeError as error:  # such as another version of Ray or Python, which Ray explains in several lines
+            raise UserError.at("RAY_ADDRESS", f"cannot be used ({address}): {' '.join(str(error).split())}") from None
     else:
         ray.init(
             num_cpus=max(workers, os.cpu_count() or 1),
@@ -322,7 +325,7 @@ def _ray(workers: int) -> Iterator[None]:
 def _check_ray_address(address: str) -> None:
     """Check that a server listens at ``address``, because Ray itself tries for minutes and then ends the process."""
     host, _, port = address.rpartition(":")
-    if not port.isdigit():
+    if not port.isdecimal():
         return  # such as auto, local, or an address of another form, which Ray accepts or refuses at once
     host = host.rpartition("//")[2].strip("[]")
     try:

@@ -1,4 +1,4 @@
-"""A cluster that removes pods again and again: attempts with progress are free, and attempts without end the job."""
+"""A cluster that removes pods again and again: long attempts are free, and short attempts without end end the job."""
 
 from typing import Any
 
@@ -9,57 +9,57 @@ from promptintern_operator.views import PodView
 from tests.unit.operator.builders import HEAD, WORKER, Story, accepted, failed, preflight_pod, ray_job, renamed, running
 from tests.unit.operator.builders import preflight as check
 
-STAGE = {"rate": 1.0, "shots": 2, "promptTokens": 50.0}
 EVICTED = "The node was low on resource: ephemeral-storage. Threshold quantity: 1Gi, available: 600Mi."
+SAVED = 300
+"""The default of spec.checkpoint.everySeconds."""
 
 
-def progress(*, done: int, step: int) -> dict[str, Any]:
-    """Return the trainer's part of the status after ``done`` committed stages and ``step`` steps of the next one."""
-    stages = [STAGE | {"index": index, "finishedAt": "2026-01-02T04:00:00Z"} for index in range(done)]
-    return {"stages": [*stages, STAGE | {"index": done}], "progress": {"step": step, "total": 100}}
-
-
-def preempt(story: Story, number: int, **changes: Any) -> None:
-    """End attempt ``number`` by the removal of its head pod, and start the next attempt if one may start."""
+def preempt(story: Story, number: int, *, after: float = 1, **changes: Any) -> None:
+    """End attempt ``number``, whose trainer ran for ``after`` seconds, and start the next attempt if one may start."""
     taken = renamed(HEAD, cluster=f"cluster-{number}", **({"disrupted": "EvictionByEvictionAPI"} | changes))
-    story.reconcile(failed(number), taken)
+    story.reconcile(ray_job(number, job_status="RUNNING"), renamed(HEAD, cluster=f"cluster-{number}"))
+    story.reconcile(failed(number), taken, after=after)
     assert story.attempt["outcome"] == "Preemption"
     if StartAttempt(number + 1) in story.reconcile(failed(number), after=100).actions:
         story.reconcile(ray_job(number + 1))
 
 
-def test_preemptions_in_a_row_without_progress_end_the_job() -> None:
+def test_short_attempts_in_a_row_end_the_job() -> None:
     story = running(retries__preemption=2)
-    story.training = progress(done=1, step=40)
-    preempt(story, 1)
-    for number in (2, 3):
+    for number in (1, 2, 3):
         assert story.condition("Failed") is None
         preempt(story, number)
-    assert story.condition("Failed") is None
-    preempt(story, 4)
     assert story.condition("Failed") == ("True", "RetriesExhausted")
     assert "spec.retries.preemption" in story.message("Failed")
-    assert (story.attempt["stagesDone"], story.attempt["step"]) == (1, 40)
+    assert f"{SAVED} s (spec.checkpoint.everySeconds)" in story.message("Failed")
+    assert story.attempt["trainedSeconds"] == 1
 
 
-def test_an_attempt_that_got_further_begins_the_count_again() -> None:
+def test_an_attempt_that_has_saved_begins_the_count_again() -> None:
     story = running(retries__preemption=1)
     for number in range(1, 40):
-        story.training = progress(done=number // 10, step=number % 10)
-        preempt(story, number)
+        preempt(story, number, after=SAVED if number % 2 else 1)
         assert story.condition("Failed") is None
 
 
-def test_steps_that_are_repeated_after_a_hard_kill_are_no_progress() -> None:
-    story = running(retries__preemption=1)
-    story.training = progress(done=0, step=50)
-    preempt(story, 1)
-    for number, step in ((2, 20), (3, 50)):
-        assert story.condition("Failed") is None
-        story.training = progress(done=0, step=step)
-        preempt(story, number)
+def test_the_time_before_the_trainer_runs_does_not_count() -> None:
+    story = running(retries__preemption=0)
+    preempt(story, 1, after=SAVED)
+    assert story.condition("Failed") is None
+    story.reconcile(ray_job(2, "Initializing"), after=10 * SAVED)
+    story.reconcile(failed(2), renamed(HEAD, cluster="cluster-2", disrupted="EvictionByEvictionAPI"))
+    assert story.attempt["trainedSeconds"] == 0
+    story.reconcile(failed(2))
     assert story.condition("Failed") == ("True", "RetriesExhausted")
-    assert story.attempt["step"] == 50
+
+
+def test_attempts_of_an_older_operator_are_not_counted() -> None:
+    story = running(retries__preemption=1)
+    preempt(story, 1)
+    old = [{name: value for name, value in story.attempts[0].items() if name != "trainedSeconds"}] * 30
+    story.status = story.status | {"attempts": [*old, *story.attempts[1:]]}
+    preempt(story, 2)
+    assert story.condition("Failed") is None
 
 
 def test_a_failure_between_two_preemptions_begins_the_count_again() -> None:
