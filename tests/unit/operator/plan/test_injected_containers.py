@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from promptintern_operator.plan import DeletePreflight, StartAttempt, StartPreflight
+from promptintern_operator.plan.classify import is_being_prepared
 from promptintern_operator.views import PodView
 
 from tests.unit.operator.builders import (
@@ -96,3 +97,22 @@ def test_a_pod_that_failed_before_its_own_container_started_names_the_container_
     story.reconcile(CLUSTER[0], HEAD, renamed(WORKER, phase="Failed", containers=(setup,)))
     worker = story.attempt["pods"][1]
     assert (worker["reason"], worker["exitCode"], worker["message"]) == ("Error", 3, "no iptables")
+
+
+@pytest.mark.parametrize("injected", [PROXY, container("a-proxy-setup", exit_code=0, exit_reason="Completed")])
+def test_a_pod_that_waits_for_its_image_beside_an_injected_container_is_being_prepared(injected: Any) -> None:
+    waits = [
+        container(name, waiting_reason="PodInitializing", waiting_message="pulling") for name in ("ray-worker", "logs")
+    ]
+    pod = renamed(WORKER, phase="Pending", ready=False, containers=(injected, *waits))
+    assert is_being_prepared(pod)
+    assert not is_being_prepared(renamed(pod, containers=(injected, container("ray-worker"), waits[1])))
+
+
+def test_a_check_that_passed_beside_a_container_that_never_starts_is_over() -> None:
+    story = Story()
+    stuck = container("a-proxy", waiting_reason="ImagePullBackOff", waiting_message="no such image")
+    pod = renamed(check_with(stuck, exit_code=0), phase="Pending")
+    story.reconcile(preflight(), pod)
+    assert story.condition("Accepted") == ("True", "Valid")
+    assert IDLE in story.reconcile(preflight(), pod, after=60).actions
