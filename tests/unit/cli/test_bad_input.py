@@ -100,8 +100,9 @@ def _precomputed(job: Job, _folder: Path) -> None:
     }
 
 
-def _folder_as_file(job: Job, folder: Path) -> None:
-    job["spec"]["data"]["train"]["uri"] = f"file://{folder}"
+def _empty_folder(job: Job, folder: Path) -> None:
+    (folder / "empty").mkdir()
+    job["spec"]["data"]["train"]["uri"] = f"file://{folder}/empty"
 
 
 def _table(job: Job, folder: Path) -> None:
@@ -165,7 +166,7 @@ CASES = [
     Bad(
         name="unknown scheme",
         change=at("spec.data.train.uri", "http://host/rows.jsonl"),
-        says=("spec.data.train.uri", "must start with one of s3://, file://, sample://"),
+        says=("spec.data.train.uri", "must start with one of hf://, s3://, file://, sample://"),
     ),
     Bad(
         name="unknown sample",
@@ -287,7 +288,7 @@ CASES = [
         change=at("spec.data.train.uri", "file:///no/such.jsonl"),
         says=("spec.data.train", "/no/such.jsonl"),
     ),
-    Bad(name="folder as file", change=_folder_as_file, says=("spec.data.train",)),
+    Bad(name="empty folder", change=_empty_folder, says=("spec.data.train.uri", "names no data file")),
     Bad(name="empty file", change=train(b""), says=("spec.data.train", "no rows")),
     Bad(name="bad JSON", change=train(lines(GOOD) + b'{"query": "x", \n'), says=("train.jsonl:2", "JSON")),
     Bad(name="not an object", change=train(lines(GOOD, ["x"])), says=("train.jsonl:2", "object")),

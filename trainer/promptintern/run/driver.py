@@ -341,7 +341,7 @@ def _unreachable_ray(address: str, error: Exception) -> Exception:
     return UserError.at(
         "RAY_ADDRESS",
         f"no Ray cluster can be reached at {address} ({first_line(error)}); start one with `ray start --head`, or "
-        "unset the environment variable to run on this machine alone",
+        "unset the environment variable to train without one",
     )
 
 
