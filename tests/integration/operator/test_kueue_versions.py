@@ -1,6 +1,9 @@
 """Kueue's Workloads in whatever version the API server prefers, also when Kueue is upgraded while the operator runs."""
 
+from collections.abc import Iterator
 from typing import Any
+
+import pytest
 
 from tests.cluster.client import wait_for
 from tests.integration.operator.chart import CRDS, create_crd
@@ -12,6 +15,15 @@ from tests.integration.operator.requests import RAY_JOBS
 
 DEFINITION = f"{CRDS}/workloads.kueue.x-k8s.io"
 OLD, NEW = "v1beta1", "v1beta2"
+
+
+@pytest.fixture(scope="module")
+def operator(place: Place) -> Iterator[Operator]:
+    process = place.operator("operator-kueue")  # with a separate log
+    process.start()
+    process.wait_until_leading(40)
+    yield process
+    assert process.stop() == 0
 
 
 def waits_for(place: Place, team: Tenant, version: str, message: str) -> None:
