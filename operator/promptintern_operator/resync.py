@@ -47,14 +47,13 @@ async def resync(kube: Kube, cache: Cache, namespaces: Sequence[str]) -> set[Key
         before = objects.entries()  # objects that are added during the listing are kept
         if not before:
             continue
+        listing = _Listing()
         try:
-            listing = _Listing()
             if resource is not None:
                 listing = await _list(kube, resource, namespaces, selector=selector)
         except RequestFailed as error:
             if error.status != 404:
                 raise
-            listing = _Listing()
         for owner, uid in before:
             if listing.lacks(owner.namespace, uid):
                 objects.remove(owner, uid)

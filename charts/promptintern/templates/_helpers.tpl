@@ -48,11 +48,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{/* Security contexts of a pod and of its container, for Pod Security "restricted". */}}
 {{- define "promptintern.podSecurity" -}}
 runAsNonRoot: true
-{{- if hasKey .Values "runAsUser" }}
-{{- if not (kindIs "invalid" .Values.runAsUser) }}
-runAsUser: {{ int64 .Values.runAsUser }}
-runAsGroup: {{ int64 .Values.runAsUser }}
-{{- end }}
+{{- with .Values.runAsUser }}
+runAsUser: {{ int64 . }}
+runAsGroup: {{ int64 . }}
 {{- end }}
 seccompProfile:
   type: RuntimeDefault
@@ -80,7 +78,7 @@ seccompProfile:
 {{/* The value `pods` as JSON. Helm drops a value that is set to null only if it has a default. The kubelet would replace
      "$(NAME)" by the value of a variable of the operator. */}}
 {{- define "promptintern.pods" -}}
-{{- $pods := dict "runAsUser" (get .Values.pods "runAsUser" | default nil) }}
+{{- $pods := dict "runAsUser" .Values.pods.runAsUser }}
 {{- range $name, $value := .Values.pods }}
 {{- if kindIs "map" $value }}
 {{- $kept := dict }}

@@ -195,14 +195,12 @@ def _remove_leftovers(observed: Observed, draft: StatusDraft) -> None:
         current = attempt is not None and attempt.ray_job_name == ray_job.name
         ended_itself = ray_job.deployment in ("Complete", "Failed")
         is_kept = current and ((attempt is not None and attempt.outcome is None) or ended_itself)
-        action = DeleteRayJob(ray_job.name, ray_job.uid)
-        if not is_kept and not ray_job.deleting and action not in draft.actions:
-            draft.add_action(action)
+        if not is_kept and not ray_job.deleting:
+            draft.add_action(DeleteRayJob(ray_job.name, ray_job.uid))
     newest = max(((preflight.generation, preflight.number) for preflight in observed.preflights), default=None)
     for preflight in observed.preflights:
         older = (preflight.generation, preflight.number) != newest
         stale = draft.start_time is None and (older or preflight.generation != draft.generation)
         over = draft.completion_time is not None
-        delete = DeletePreflight(preflight.name, preflight.uid)
-        if (stale or over) and not preflight.deleting and delete not in draft.actions:
-            draft.add_action(delete)
+        if (stale or over) and not preflight.deleting:
+            draft.add_action(DeletePreflight(preflight.name, preflight.uid))

@@ -128,11 +128,12 @@ class StatusDraft:
     # The result
 
     def add_action(self, action: Action) -> None:
-        """Add an action.
+        """Add an action, unless the plan has it already.
 
         Deletions come first, so that no two RayJobs of a job run at once, and names are free when they are needed.
         """
-        self.actions.append(action)
+        if action not in self.actions:
+            self.actions.append(action)
         self.actions.sort(key=lambda a: isinstance(a, StartAttempt | StartPreflight))
 
     def postpone(self, action: Action) -> None:

@@ -102,13 +102,12 @@ def _check_exit_code(preflight: PreflightView, observed: Observed) -> int | None
 
 def _has_failed_beside_others(preflight: PreflightView, observed: Observed, draft: StatusDraft, limits: Limits) -> bool:
     """Return whether the check has failed while another container keeps its pod, and thereby its Job, alive."""
-    newest = _newest_pod(preflight, observed)
-    code = _check_exit_code(preflight, observed)
-    if newest is None or newest.main is None or code is None or newest.phase not in _ALIVE:
+    since = _idle_since(preflight, observed)
+    if since is None:
         return False
     # Without other containers, the kubelet reports the end of the pod soon after the end of the check.
-    ended_at = newest.main.ended_at or newest.created
-    return code == ExitCode.USER_ERROR or draft.is_due(ended_at + timedelta(seconds=limits.silent))
+    is_refused = _check_exit_code(preflight, observed) == ExitCode.USER_ERROR
+    return is_refused or draft.is_due(since + timedelta(seconds=limits.silent))
 
 
 def remove_idle_check(observed: Observed, draft: StatusDraft, limits: Limits) -> None:
@@ -116,14 +115,18 @@ def remove_idle_check(observed: Observed, draft: StatusDraft, limits: Limits) ->
     if draft.start_time is None and _current_reason(draft) != "Refused":
         return
     for preflight in observed.preflights:
-        newest = _newest_pod(preflight, observed)
-        ended_at = newest.main.ended_at if newest is not None and newest.main is not None else None
+        since = _idle_since(preflight, observed)
         is_over = preflight.succeeded or preflight.failed is not None or preflight.deleting
-        if newest is None or ended_at is None or is_over or newest.phase not in _ALIVE:
-            continue
-        action = DeletePreflight(preflight.name, preflight.uid)
-        if draft.is_due(ended_at + timedelta(seconds=limits.silent)) and action not in draft.actions:
-            draft.add_action(action)
+        if since is not None and not is_over and draft.is_due(since + timedelta(seconds=limits.silent)):
+            draft.add_action(DeletePreflight(preflight.name, preflight.uid))
+
+
+def _idle_since(preflight: PreflightView, observed: Observed) -> datetime | None:
+    """Return when the check ended in a pod that is still alive, or None if it has not ended or the pod has."""
+    newest = _newest_pod(preflight, observed)
+    if newest is None or newest.main is None or newest.main.exit_code is None or newest.phase not in _ALIVE:
+        return None
+    return newest.main.ended_at or newest.created
 
 
 def _newest_pod(preflight: PreflightView, observed: Observed) -> PodView | None:

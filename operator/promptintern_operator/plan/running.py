@@ -27,7 +27,7 @@ def follow_attempt(job: PromptInternJob, observed: Observed, draft: StatusDraft,
     if ray_job is None:
         return _handle_missing_ray_job(attempt, observed, draft, limits)
     attempt = draft.update_attempt(ray_job_uid=ray_job.uid)
-    pods = [pod for pod in observed.pods if pod.role != PodRole.PREFLIGHT and _is_of(pod, ray_job)]
+    pods = [pod for pod in observed.pods if _is_of(pod, ray_job)]
     ending = ending_of(ray_job, pods, _trainer_failure(job, draft), earlier_states=attempt.pods)
     if ray_job.deleting and (ending is None or _is_saving(draft)):
         message = f"RayJob {ray_job.name} is being deleted; KubeRay must be running to finish this"
