@@ -55,7 +55,12 @@ def test_a_key_a_folder_and_a_pattern(folder: str, s3_options: S3Options, key: s
 
 @pytest.mark.parametrize(
     ("key", "words"),
-    [("none.jsonl", "does not exist"), ("none/", "names no data file"), ("rows/*.csv", "names no data file")],
+    [
+        ("none.jsonl", "does not exist"),
+        ("none/", "names no data file"),
+        ("rows/*.csv", "names no data file"),
+        ("rows/..", "does not name a file"),
+    ],
 )
 def test_what_is_not_there_is_named(folder: str, s3_options: S3Options, key: str, words: str) -> None:
     (problem,) = load(f"{folder}/{key}", s3_options).problems

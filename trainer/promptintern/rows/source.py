@@ -1,12 +1,12 @@
 """The files that a data source names: one file, or all files of a folder, a pattern or a data set on a hub."""
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, TYPE_CHECKING, TypeVar
 
 from promptintern_api.data import DataSource
 
@@ -16,7 +16,11 @@ from promptintern.rows.hub import HubDataset, find_dataset
 from promptintern.storage.options import S3Options
 from promptintern.uris import display_uri
 
+if TYPE_CHECKING:
+    from promptintern.storage.store import Store
+
 Result = TypeVar("Result")
+_NO_KEY = "{} does not name a file; give s3://BUCKET/KEY"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,31 +83,33 @@ def _local_files(uri: str, field: str) -> list[DataFile]:
 def _s3_files(uri: str, field: str, s3: S3Options | None) -> list[DataFile]:
     from promptintern.storage.store import open_store
 
-    folder, _, name = uri.rpartition("/")
+    parent, _, name = uri.rpartition("/")
     if "/" not in uri.removeprefix("s3://"):
-        raise UserError.at(field, f"{uri} does not name a file; give s3://BUCKET/KEY")
-    single = [DataFile(uri=uri, open=partial(_open_s3, folder, name, field, s3))]
-    # A key may hold the characters of a pattern, and may also be the beginning of other keys.
-    if name and _at_field(field, lambda: open_store(folder, s3=s3).size(name)) is not None:
-        return single
-    if not is_pattern(name):
-        folder = f"{folder}/{name}".removesuffix("/")
+        raise UserError.at(field, _NO_KEY.format(uri))
+    folder = _at_field(field, lambda: open_store(parent, s3=s3))
+    single = [DataFile(uri=uri, open=partial(_open_s3, folder, name, field))]
     try:
-        names = _names_below(open_store(folder, s3=s3).list())
+        # A key may hold the characters of a pattern, and may also be the beginning of other keys.
+        if name and _at_field(field, lambda: folder.exists(name)):
+            return single
+    except ValueError:
+        raise UserError.at(field, _NO_KEY.format(uri)) from None
+    may_be_file = bool(name) and not is_pattern(name)
+    if may_be_file:
+        folder = folder.child(name)
+    try:
+        names = [path for path in folder.list() if "/" not in path]
     except UserError as error:
-        if name and not is_pattern(name):
+        if may_be_file:
             return single  # the bucket may not be listed, and the missing file is reported when it is opened
         raise _at(field, error) from None
-    if not names and name and not is_pattern(name):
+    if may_be_file and not names:
         return single
+    pattern = name if is_pattern(name) else "*"
     return [
-        DataFile(uri=f"{folder}/{each}", open=partial(_open_s3, folder, each, field, s3))
-        for each in choose_names(names, name if is_pattern(name) else "*", where=uri, field=field)
+        DataFile(uri=f"{folder.uri}/{each}", open=partial(_open_s3, folder, each, field))
+        for each in choose_names(names, pattern, where=uri, field=field)
     ]
-
-
-def _names_below(paths: Iterable[str]) -> list[str]:
-    return [path for path in paths if "/" not in path]
 
 
 @contextmanager
@@ -124,18 +130,14 @@ def _open_hub(dataset: HubDataset, path: str, field: str) -> Iterator[IO[bytes]]
 
 
 @contextmanager
-def _open_s3(folder: str, name: str, field: str, s3: S3Options | None) -> Iterator[IO[bytes]]:
-    from promptintern.storage.store import open_store
-
-    uri = f"{folder}/{name}"
+def _open_s3(folder: "Store", name: str, field: str) -> Iterator[IO[bytes]]:
+    uri = f"{folder.uri}/{name}"
     with tempfile.TemporaryDirectory(prefix="promptintern-rows-") as temporary:
         local = Path(temporary) / "rows"
         try:
-            _at_field(field, lambda: open_store(folder, s3=s3).download(name, local))
+            _at_field(field, lambda: folder.download(name, local))
         except FileNotFoundError:
             raise UserError.at(field, f"{uri} does not exist") from None
-        except ValueError:
-            raise UserError.at(field, f"{uri} does not name a file; give s3://BUCKET/KEY") from None
         with _open_local(local, uri, field) as file:
             yield file
 

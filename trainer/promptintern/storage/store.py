@@ -109,7 +109,7 @@ class Store:
 
     def exists(self, path: str) -> bool:
         """Return whether the file ``path`` exists."""
-        return self._backend.size(self._key(path)) is not None
+        return self.size(path) is not None
 
     def beginning(self, path: str, count: int) -> bytes:
         """Return the first ``count`` bytes of the file ``path``, or all of it if it is shorter.
