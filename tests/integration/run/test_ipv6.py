@@ -1,31 +1,22 @@
 """A network with IPv6 alone: two workers in a Ray cluster, as in the pods of a job, and the addresses of its probes."""
 
 import os
-import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cluster import guard
 from tests.cluster.namespaces import Namespace
 from tests.integration.run.process import adapters, write_job
+from tests.integration.run.ray_cluster import ENVIRONMENT, started_head
 
 ADDRESS = "fd00:9::1"
 HEAD = f"http://[{ADDRESS}]:8265/api/version"
 PROBES = ("http://localhost:52365/api/local_raylet_healthz", "http://[::1]:8265/api/gcs_healthz")
 """What the readiness probe of a head pod asks."""
-ENVIRONMENT = {
-    "RAY_AUTH_MODE": "disabled",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # A busy machine may need longer than Ray's 15 s to start the agent.
-    "RAY_agent_register_timeout_ms": "300000",
-    "RAY_raylet_start_wait_time_s": "180",
-}
 
 
 @pytest.fixture
@@ -47,29 +38,14 @@ def network() -> Iterator[Namespace]:
 
 @pytest.fixture
 def head(network: Namespace) -> Iterator[None]:
-    """A Ray cluster with the addresses of a head pod in a cluster with IPv6 alone."""
-    ray = str(Path(sys.executable).with_name("ray"))
-    options = ["--port", "6379", "--num-cpus", "2", "--dashboard-host", "::", "--block"]
-    # The path must be short, because the paths of Unix sockets may have at most 107 characters.
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        log = Path(folder, "start.log")
-        with log.open("wb") as output:
-            process = guard.start(
-                network.command(ray, "start", "--head", *options, "--temp-dir", folder),
-                env={**os.environ, **ENVIRONMENT},
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        try:
-            until = time.monotonic() + 180
-            while not all(answers(network, url) for url in (*PROBES, HEAD)):
-                assert process.poll() is None and time.monotonic() < until, log.read_text(errors="replace")[-2000:]
-                time.sleep(0.5)
-            yield
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    """A Ray cluster with the addresses of a head pod in a cluster with IPv6 alone, once its probes answer."""
+    options = ["--port", "6379", "--num-cpus", "2", "--dashboard-host", "::"]
+    with started_head(options, within=network.command()):
+        until = time.monotonic() + 180
+        while silent := [url for url in (*PROBES, HEAD) if not answers(network, url)]:
+            assert time.monotonic() < until, silent
+            time.sleep(0.5)
+        yield
 
 
 def answers(network: Namespace, url: str) -> bool:

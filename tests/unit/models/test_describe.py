@@ -1,11 +1,7 @@
 """A model without its weights, on a hub: what is fetched, and that the check finds the same as with all weights."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +10,7 @@ from promptintern.models.describe import described_model
 from promptintern.models.load import load_config, load_tokenizer
 from safetensors.numpy import save
 
-from tests.fake_hub import FakeHub, running
+from tests.fake_hub import FakeHub, ask, running
 from tests.tiny import write_tiny_model
 
 DESCRIBE = """
@@ -42,21 +38,10 @@ def files(tmp_path: Path) -> dict[str, bytes]:
     return contents | {"extra.safetensors": save({"unused": np.zeros(LARGE, dtype=np.float32)})}
 
 
-def describe(endpoint: str, home: Path, uri: str) -> dict[str, Any]:
-    """Describe a model in another process, because the hub's client reads its settings when it is imported."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", DESCRIBE, uri], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return dict(json.loads(done.stdout))
-
-
 def test_of_a_file_with_weights_only_the_header_is_fetched(files: dict[str, bytes], tmp_path: Path) -> None:
     hub = FakeHub({"acme/model": {"main": files}})
     with running(hub) as endpoint:
-        described = describe(endpoint, tmp_path / "home", "hf://acme/model")
+        described = ask(endpoint, tmp_path / "home", DESCRIBE, "hf://acme/model")
     assert described["kind"] == json.loads(files["config.json"])["model_type"]
     assert described["files"]["extra.safetensors"] >= 4 * LARGE
     assert not described["is_kept"]
@@ -77,7 +62,7 @@ def test_what_cannot_be_trained_is_refused_with_the_uri_of_the_model(
 ) -> None:
     hub = FakeHub({"acme/model": {"main": files | {name: content}}})
     with running(hub) as endpoint:
-        problem = describe(endpoint, tmp_path / "home", "hf://acme/model")["problem"]
+        problem = ask(endpoint, tmp_path / "home", DESCRIBE, "hf://acme/model")["problem"]
     assert problem.startswith("spec.model.uri: hf://acme/model")
     assert words in problem
 

@@ -40,14 +40,14 @@ DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 GPU = "nvidia.com/gpu"
 
 
-def pod_templates(any_job: PromptInternJob) -> dict[str, Manifest]:
+def pod_templates(any_job: PromptInternJob, chart: Settings = SETTINGS) -> dict[str, Manifest]:
     """Return the templates of all pods, by role."""
-    cluster = ray_job(resolve(any_job, SETTINGS), SETTINGS, number=1)["spec"]["rayClusterSpec"]
+    cluster = ray_job(resolve(any_job, chart), chart, number=1)["spec"]["rayClusterSpec"]
     (workers,) = cluster["workerGroupSpecs"]
     return {
         "head": cluster["headGroupSpec"]["template"],
         "worker": workers["template"],
-        "preflight": preflight_job(resolve(any_job, SETTINGS), SETTINGS, generation=1)["spec"]["template"],
+        "preflight": preflight_job(resolve(any_job, chart), chart, generation=1)["spec"]["template"],
     }
 
 

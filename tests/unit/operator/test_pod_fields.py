@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from promptintern_api import PromptInternJob
 from promptintern_operator.manifests.config import resolve
-from promptintern_operator.manifests.preflight import preflight_job
 from promptintern_operator.manifests.rayjob import ray_job
 from promptintern_operator.settings import (
     ConfigMapKeyRef,
@@ -22,7 +21,7 @@ from pydantic import ValidationError
 from tests.unit.operator.builders import QUEUE_LABEL, job
 from tests.unit.operator.jobs import STORAGE, jobs
 from tests.unit.operator.pod_security import breaches, containers
-from tests.unit.operator.test_manifests import FEW
+from tests.unit.operator.test_manifests import FEW, pod_templates
 
 Manifest = dict[str, Any]
 HUB = Variable(name="HF_ENDPOINT", value_from=ValueFrom(config_map_key_ref=ConfigMapKeyRef(name="hub", key="url")))
@@ -33,18 +32,6 @@ DIRECT = "localhost,127.0.0.1,::1,$(KUBERNETES_SERVICE_HOST)"
 def chart(**pods: Any) -> Settings:
     """Return the operator's settings with these values of the chart's ``pods``."""
     return Settings(default_storage=DefaultStorage(uri="s3://all/runs"), pods=PodDefaults(**pods))
-
-
-def templates(any_job: PromptInternJob, settings: Settings) -> dict[str, Manifest]:
-    """Return the templates of all pods, by role."""
-    resolved = resolve(any_job, settings)
-    cluster = ray_job(resolved, settings, number=1)["spec"]["rayClusterSpec"]
-    (workers,) = cluster["workerGroupSpecs"]
-    return {
-        "head": cluster["headGroupSpec"]["template"],
-        "worker": workers["template"],
-        "preflight": preflight_job(resolved, settings, generation=1)["spec"]["template"],
-    }
 
 
 def main(template: Manifest) -> Manifest:
@@ -70,7 +57,7 @@ def test_gpus_are_requested_by_name_and_ray_is_told_their_number(
     spec: dict[str, Any], settings: dict[str, Any], resource: str
 ) -> None:
     made = job(compute__gpusPerWorker=2, **spec)
-    worker = main(templates(made, chart(**settings))["worker"])
+    worker = main(pod_templates(made, chart(**settings))["worker"])
     assert worker["resources"]["limits"][resource] == worker["resources"]["requests"][resource] == "2"
     cluster = ray_job(resolve(made, chart(**settings)), chart(**settings), number=1)["spec"]["rayClusterSpec"]
     (group,) = cluster["workerGroupSpecs"]
@@ -95,7 +82,7 @@ def test_gpus_are_requested_by_name_and_ray_is_told_their_number(
     ],
 )
 def test_the_runtime_class(spec: Any, settings: Any, worker: str | None, others: str | None) -> None:
-    made = templates(job(**spec), chart(**settings))
+    made = pod_templates(job(**spec), chart(**settings))
     assert made["worker"]["spec"].get("runtimeClassName") == worker
     assert made["head"]["spec"].get("runtimeClassName") == made["preflight"]["spec"].get("runtimeClassName") == others
 
@@ -105,7 +92,7 @@ def test_a_scheduler_of_whole_clusters_does_not_get_the_check() -> None:
         ({}, {"scheduler_name": "volcano"}, "volcano"),
         ({"compute__schedulerName": "yunikorn"}, {"scheduler_name": "volcano"}, "yunikorn"),
     ):
-        made = templates(job(**spec), chart(**settings))
+        made = pod_templates(job(**spec), chart(**settings))
         assert made["head"]["spec"]["schedulerName"] == made["worker"]["spec"]["schedulerName"] == name
         assert "schedulerName" not in made["preflight"]["spec"]
 
@@ -126,7 +113,7 @@ def test_the_labels_of_queues_reach_the_ray_job_and_other_labels_do_not() -> Non
 
 
 def test_autoscalers_leave_pods_alone_by_default() -> None:
-    for template in templates(job(), chart()).values():
+    for template in pod_templates(job(), chart()).values():
         assert template["metadata"]["annotations"] == {
             "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
             "karpenter.sh/do-not-disrupt": "true",
@@ -138,7 +125,7 @@ def test_labels_and_annotations_of_a_job_precede_those_of_the_chart_and_the_oper
         labels={"a": "chart", "b": "chart", "promptintern.dev/role": "chart"}, annotations={"a": "chart", "b": "chart"}
     )
     made = job(compute__podLabels={"b": "job", "c": "job"}, compute__podAnnotations={"b": "job"})
-    for role, template in templates(made, settings).items():
+    for role, template in pod_templates(made, settings).items():
         labels = template["metadata"]["labels"]
         assert {name: labels[name] for name in "abc"} == {"a": "chart", "b": "job", "c": "job"}
         assert labels["promptintern.dev/role"] == role
@@ -148,7 +135,7 @@ def test_labels_and_annotations_of_a_job_precede_those_of_the_chart_and_the_oper
 def test_variables_of_a_job_precede_those_of_the_chart_and_are_literal() -> None:
     made = job(compute__env=[{"name": "NCCL_DEBUG", "value": "$(AWS_SECRET_ACCESS_KEY)"}])
     settings = chart(env=[HUB, Variable(name="NCCL_DEBUG", value="WARN"), Variable(name="TZ", value="UTC")])
-    for template in templates(made, settings).values():
+    for template in pod_templates(made, settings).values():
         for container in containers(template["spec"]):
             names = [each["name"] for each in container["env"]]
             assert len(set(names)) == len(names)
@@ -172,7 +159,7 @@ def test_variables_of_a_job_precede_those_of_the_chart_and_are_literal() -> None
 def test_no_proxy_is_between_a_pod_and_itself_or_the_api_server(
     spec: list[dict[str, str]], variables: list[Variable], hosts: str | None
 ) -> None:
-    made = templates(job(compute__env=spec), chart(env=variables))
+    made = pod_templates(job(compute__env=spec), chart(env=variables))
     for template in made.values():
         found = environment(template)
         assert found.get("NO_PROXY") == hosts
@@ -182,7 +169,7 @@ def test_no_proxy_is_between_a_pod_and_itself_or_the_api_server(
 @pytest.mark.parametrize("name", ["NO_PROXY", "no_proxy"])
 def test_a_list_of_direct_hosts_in_a_config_map_is_extended(name: str) -> None:
     listed = Variable(name=name, value_from=HUB.value_from)
-    template = templates(job(), chart(env=[PROXY, listed]))["head"]
+    template = pod_templates(job(), chart(env=[PROXY, listed]))["head"]
     found = environment(template)
     assert found["PROMPTINTERN_NO_PROXY"] == {"configMapKeyRef": {"name": "hub", "key": "url", "optional": False}}
     assert found["NO_PROXY"] == found["no_proxy"] == f"$(PROMPTINTERN_NO_PROXY),{DIRECT}"
@@ -193,7 +180,7 @@ def test_a_list_of_direct_hosts_in_a_config_map_is_extended(name: str) -> None:
 @pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "no_proxy", "NO_PROXY"])
 def test_a_proxy_of_a_job_replaces_that_of_the_chart_in_both_spellings(name: str) -> None:
     variables = [PROXY, Variable(name="https_proxy", value="http://chart:1"), Variable(name="NO_PROXY", value="chart")]
-    found = environment(templates(job(compute__env=[{"name": name, "value": "job"}]), chart(env=variables))["head"])
+    found = environment(pod_templates(job(compute__env=[{"name": name, "value": "job"}]), chart(env=variables))["head"])
     same = {key: value for key, value in found.items() if key.lower() == name.lower()}
     assert all(str(value).startswith("job") for value in same.values()), same
 
@@ -221,7 +208,7 @@ def test_quotas_with_limits_can_be_met(any_job: PromptInternJob) -> None:
     settings = chart(cpu_limits=True).model_copy(
         update={"head_size": size, "worker_size": size, "preflight_size": size}
     )
-    for template in templates(any_job, settings).values():
+    for template in pod_templates(any_job, settings).values():
         for container in containers(template["spec"]):
             resources = container["resources"]
             assert resources["requests"] == resources["limits"]
@@ -232,7 +219,7 @@ def test_scratch_space_of_a_job_precedes_that_of_the_chart() -> None:
     made = job(compute__resources={"ephemeralStorage": "200Gi"})
     found = {
         (role, container["name"]): container["resources"]["limits"].get("ephemeral-storage")
-        for role, template in templates(made, chart()).items()
+        for role, template in pod_templates(made, chart()).items()
         for container in containers(template["spec"])
     }
     assert found == {
@@ -248,14 +235,14 @@ def test_scratch_space_of_a_job_precedes_that_of_the_chart() -> None:
 @given(jobs())
 def test_a_cluster_may_choose_the_users(any_job: PromptInternJob) -> None:
     settings = chart(run_as_user=None, labels={"x": "y"}, env=[PROXY, HUB], runtime_class_name="gvisor")
-    for template in templates(any_job, settings).values():
+    for template in pod_templates(any_job, settings).values():
         assert not {"runAsUser", "runAsGroup", "fsGroup"} & template["spec"]["securityContext"].keys()
         assert breaches(template["spec"]) == []
         assert environment(template)["USER"] == "promptintern"
 
 
 def test_the_user_of_the_chart_is_that_of_all_pods() -> None:
-    for template in templates(job(storage=STORAGE), chart(run_as_user=4711)).values():
+    for template in pod_templates(job(storage=STORAGE), chart(run_as_user=4711)).values():
         context = template["spec"]["securityContext"]
         assert (context["runAsUser"], context["runAsGroup"], context["fsGroup"]) == (4711, 4711, 4711)
 

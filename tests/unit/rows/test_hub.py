@@ -1,16 +1,13 @@
 """Data sets on a hub: the hub's own client, and a server on this machine that answers as a hub does."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.fake_hub import FakeHub, commit_of, running
+from tests.fake_hub import FakeHub, ask, commit_of, running
 from tests.unit.rows.test_files import record
 from tests.unit.rows.test_formats import as_jsonl, as_parquet
 
@@ -59,15 +56,7 @@ def endpoint(hub: FakeHub) -> Iterator[str]:
 
 
 def load(endpoint: str, home: Path, source: dict[str, Any], token: str = "") -> dict[str, Any]:
-    """Load rows in another process, because the client reads its settings when it is imported."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
-    environment |= {"HF_TOKEN": token} if token else {}
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, json.dumps(source)], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return dict(json.loads(done.stdout))
+    return ask(endpoint, home, LOAD, json.dumps(source), token=token)
 
 
 @pytest.mark.parametrize(
