@@ -23,7 +23,7 @@ BESIDE = $(MAKE) --no-print-directory --jobs 2 --keep-going
 E2E = $(addprefix tests/e2e/test_,quickstart.py faults.py two_workers.py)
 E2E_MORE = $(addprefix tests/e2e/test_,lifecycle.py sandbox.py teacher.py gpus.py upgrade.py kueue.py reach.py)
 
-.PHONY: help setup demo test timed untimed unit integration operator e2e e2e-more e2e-faults chaos prerequisites gpu cluster-up cluster-down kind-up kind-down \
+.PHONY: help setup demo test timed untimed unit integration operator e2e e2e-more e2e-faults chaos serving prerequisites gpu cluster-up cluster-down kind-up kind-down \
 	kill fuzz check format generate snapshots quality teaching-cost bench preprocess real clean
 
 help: ## Show this list
@@ -71,6 +71,10 @@ e2e-faults: ## Test faults while jobs run: pods, node, API server, S3, KubeRay (
 chaos: ## Test 200 random faults over a queue of short jobs (PROMPTINTERN_FAULTS=200; hours; continues where it stopped)
 	@$(RUN) python -m tests.cluster build
 	@PROMPTINTERN_REQUIRE_CLUSTER=1 $(RUN) python -m tests.e2e.chaos --faults $(or $(PROMPTINTERN_FAULTS),200)
+
+serving: ## Ask an adapter through vLLM, exactly as its card says (Linux on x86-64; downloads about 3 GB)
+	@$(RUN) python -m tests.serving.environment
+	@$(RUN) pytest tests/serving -v
 
 cluster-up: ## Start a Kubernetes cluster with KubeRay and an S3 server on this machine (Linux, root), or use your cluster
 	@$(RUN) python -m tests.cluster up

@@ -1,8 +1,15 @@
-"""Settings of Hypothesis for all tests: no deadlines, because machines are shared, and fixed examples in CI."""
+"""What all tests share: a runner of commands, and settings of Hypothesis.
+
+Examples have no deadlines, because machines are shared, and are fixed in CI.
+"""
 
 import os
+from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.runner import Runner
 
 settings.register_profile(
     "shared machine",
@@ -11,3 +18,9 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("shared machine")
+
+
+@pytest.fixture
+def runner(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Runner:
+    """Runs commands on one job in the folder of the test."""
+    return Runner(tmp_path, capsys, monkeypatch)

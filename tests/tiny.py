@@ -23,6 +23,18 @@ COMMON: dict[str, Any] = {
 ARCHITECTURES = ("llama", "mistral", "qwen2", "gpt_neox", "mixtral")
 
 
+THINK = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+CHAT = (
+    "{% for m in messages %}[{{ m.role }}]{{ m.content }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
 def tiny_config(architecture: str) -> Any:
     """Return a configuration, with grouped heads if the architecture has them, and a sliding window for Mistral."""
     from transformers import (
@@ -96,6 +108,27 @@ def write_tiny_model(folder: Path, architecture: str = "llama", *, chat_template
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def set_generation_defaults(model: Path) -> None:
+    """Give the model in the folder ``model`` settings with which it would generate other answers."""
+    path = model / "generation_config.json"
+    settings = {"repetition_penalty": 3.0, "do_sample": True, "temperature": 5.0, "suppress_tokens": [35]}
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
+def append_end_token(model: Path) -> None:
+    """Make the tokenizer in the folder ``model`` add a token before and after every text."""
+    path = model / "tokenizer.json"
+    tokens = [{"SpecialToken": {"id": name, "type_id": 0}} for name in ("<s>", "</s>")]
+    specials = {
+        "<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]},
+        "</s>": {"id": "</s>", "ids": [2], "tokens": ["</s>"]},
+    }
+    single = [tokens[0], {"Sequence": {"id": "A", "type_id": 0}}, tokens[1]]
+    pair = [*single, {"Sequence": {"id": "B", "type_id": 1}}]
+    written = {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": specials}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"post_processor": written}))
 
 
 def write_rows(path: Path, count: int, *, start: int = 0) -> Path:

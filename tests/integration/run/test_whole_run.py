@@ -2,55 +2,18 @@
 
 import hashlib
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from tests.cli import Ran, promptintern, write_job
-from tests.tiny import tiny_job, write_rows, write_tiny_model
+from tests.cli import write_job
+from tests.runner import Runner
+from tests.tiny import set_generation_defaults, tiny_job, write_rows, write_tiny_model
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if m.role == 'assistant' %}</s>{% endif %}\n{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-
-
-class Runner:
-    """Runs commands on one job in one folder."""
-
-    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-        self.folder, self._capsys, self._monkeypatch = folder, capsys, monkeypatch
-
-    def __call__(self, *arguments: str | Path) -> Ran:
-        return promptintern(*arguments, capsys=self._capsys, monkeypatch=self._monkeypatch)
-
-    def run(self, job: dict[str, Any], *arguments: str) -> Ran:
-        return self("run", write_job(self.folder, job), "--workdir", self.folder / "runs", *arguments)
-
-    @property
-    def output(self) -> Path:
-        (run_folder,) = (self.folder / "runs").glob("*/*")
-        return run_folder
-
-    def report(self) -> dict[str, Any]:
-        report: dict[str, Any] = json.loads((self.output / "report/report.json").read_text())
-        return report
-
-    def predictions(self, arm: str) -> list[str]:
-        (document,) = self.output.glob(f"evaluation/{arm}/t*/document.json")
-        answers: dict[str, Any] = json.loads(document.read_text())
-        predictions: list[str] = answers["predictions"]
-        return predictions
-
-    def stages(self) -> dict[str, dict[str, Any]]:
-        return {p.parent.name: json.loads(p.read_text()) for p in self.output.glob("stages/*/manifest.json")}
-
-
-@pytest.fixture
-def runner(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Runner:
-    return Runner(tmp_path, capsys, monkeypatch)
 
 
 def test_a_run_leaves_all_that_a_user_needs(runner: Runner) -> None:
@@ -105,6 +68,7 @@ def test_the_adapter_gives_stock_peft_the_trainers_answers(runner: Runner) -> No
 
 
 def test_predict_and_export(runner: Runner) -> None:
+    set_generation_defaults(write_tiny_model(runner.folder / "model"))
     assert runner.run(tiny_job(runner.folder)).code == 0
     rows = [json.loads(line) for line in (runner.folder / "eval.jsonl").read_text().splitlines()]
     stored = runner.predictions("QueryOnly")
@@ -124,60 +88,9 @@ def test_predict_and_export(runner: Runner) -> None:
     assert 0 <= drift < 1e-4
     assert "the next token is equal at 100.0 %" in exported.out
     assert (runner.folder / "merged/model.safetensors").exists()
-
-
-THINK = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
-    "{% if m.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n"
-    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
-)
-CHAT = (
-    "{% for m in messages %}[{{ m.role }}]{{ m.content }}</s>{% endfor %}"
-    "{% if add_generation_prompt %}[assistant]{% endif %}"
-)
-
-
-@pytest.mark.parametrize(("template", "stop"), [(None, []), (None, [")", "\n"]), (CHAT, []), (THINK, [")"])])
-def test_the_model_card_tells_how_to_ask_the_adapter(runner: Runner, template: str | None, stop: list[str]) -> None:
-    """The code of the card is executed, and its request to a server is rendered; both ask what `predict` asks."""
-    write_tiny_model(runner.folder / "model", chat_template=template)
-    job = tiny_job(runner.folder)
-    job["spec"]["schedule"] = {"stages": 1, "shots": 0}
-    job["spec"]["evaluation"]["stop"] = stop
-    if template:
-        job["spec"]["prompt"] |= {"chat": True, "protect": []}
-    ran = runner.run(job)
-    assert ran.code == 0, ran.err
-    adapter = runner.output / "adapter"
-    card = (adapter / "README.md").read_text()
-    assert "{examples}" not in card
-    assert ("enable_thinking=False` to the chat template" in card) == (template == THINK)
-    assert ("as the user turn of the base model's chat template" in card) == (template is not None)
-
-    code = card.split("```python\n")[1].split("```")[0].replace("adapter = ", f'adapter = "{adapter}"  # ', 1)
-    code = code.replace(f'base, adapter = "{adapter}"  # ', "base, adapter = ", 1).replace('"."', f'"{adapter}"', 1)
-    namespace: dict[str, Any] = {}
-    exec(code, namespace)
-    rows = [json.loads(line) for line in (runner.folder / "eval.jsonl").read_text().splitlines()]
-    answered = [namespace["answer"](row["query"]) for row in rows]
-    assert answered == runner.predictions("QueryOnly")
-
-    request = json.loads(card.split("```json\n")[1].split("```")[0])
-    assert request.get("stop", []) == stop
-    assert (request["temperature"], request["max_tokens"]) == (0, 8)
-    assert request["model"].startswith("tiny-")
-    assert f"--lora-modules {request['model']}=" in card and "--max-lora-rank 8" in card
-    tokenizer = namespace["tokenizer"]
-    if template:
-        options = request.get("chat_template_kwargs", {})
-        text = tokenizer.apply_chat_template(request["messages"], tokenize=False, add_generation_prompt=True, **options)
-        expected = tokenizer.apply_chat_template(
-            request["messages"], tokenize=False, add_generation_prompt=True, enable_thinking=False
-        )
-        assert text == expected
-    else:
-        assert "messages" not in request and "{query}" in request["prompt"]
+    settings = json.loads((runner.folder / "merged/generation_config.json").read_text())
+    assert not {"repetition_penalty", "temperature", "suppress_tokens"} & settings.keys()
+    assert settings["eos_token_id"] == 2
 
 
 def test_a_damaged_adapter_is_never_used(runner: Runner) -> None:

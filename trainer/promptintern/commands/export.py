@@ -57,7 +57,7 @@ def export_merged(run_uri: str, target: Path, *, base_model: str | None = None) 
         tokenizer, device = internalized.tokenizer, internalized.device
         merged = internalized.model.merge_and_unload(safe_merge=True)
         del internalized  # keeps only one copy of the weights in memory
-        _clear_sampling_settings(merged.generation_config)
+        merged.generation_config = _without_sampling(merged.generation_config)
         merged.save_pretrained(target)
         tokenizer.save_pretrained(target)
         dtype = next(merged.parameters()).dtype
@@ -74,13 +74,16 @@ def export_merged(run_uri: str, target: Path, *, base_model: str | None = None) 
     )
 
 
-def _clear_sampling_settings(config: Any) -> None:
-    """Remove the sampling settings from a generation config if it turns sampling off (``do_sample``).
+def _without_sampling(config: Any) -> Any:
+    """Return a generation config with the special tokens of ``config`` and nothing else.
 
-    Some published models have such settings although they turn sampling off, and cannot be saved with them.
+    The adapter was trained and measured with greedy answers, so the base model's temperature and penalties would change
+    them. Besides, transformers refuses to save sampling settings beside ``do_sample=False``, as some models have them.
     """
-    if not config.do_sample:
-        config.temperature = config.top_p = config.top_k = config.min_p = config.typical_p = None
+    from transformers import GenerationConfig
+
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    return GenerationConfig(**{name: getattr(config, name) for name in names})
 
 
 @torch.inference_mode()

@@ -4,17 +4,51 @@ Everything that a reader may copy from the card is generated from the facts of t
 """
 
 import json
+import shlex
+from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from promptintern.answering.answers import end_tokens
 from promptintern.pipeline.session import Session
 from promptintern.pipeline.training import base_model_name
+from promptintern.sample import MODEL_URI
 from promptintern.stage_record import StageRecord
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values that vLLM accepts for --max-lora-rank."""
 _DIGEST_DIGITS = 12
+_PLACEHOLDER = "FOLDER_OF_THE_BASE_MODEL"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseModel:
+    """How code and commands name the base model."""
+
+    name: str
+    """A name on a hub, a folder, or a placeholder for a folder."""
+    revision: str | None
+    is_on_hub: bool
+    where: str | None
+    """A sentence that says where the base model is, unless it is on a hub."""
+
+
+def base_model(uri: str) -> BaseModel:
+    """Return how code and commands name the base model at ``uri``."""
+    name, revision = base_model_name(uri)
+    copy = f"write the path of that folder in place of `{_PLACEHOLDER}`."
+    if uri.startswith("hf://"):
+        return BaseModel(name=name, revision=revision, is_on_hub=True, where=None)
+    if uri.startswith("file://"):
+        where = f"The base model was in the folder `{name}` where the adapter was trained. Elsewhere, change this path."
+        return BaseModel(name=name, revision=None, is_on_hub=False, where=where)
+    if uri == MODEL_URI:
+        find = "python -c 'from promptintern.sample import *; print(sample_model_path(MODEL_URI))'"
+        where = f"The base model is part of the Python package promptintern, and `{find}` prints its folder; {copy}"
+    else:
+        where = f"The base model is stored under `{name}`. Copy it to a folder, and {copy}"
+    return BaseModel(name=_PLACEHOLDER, revision=None, is_on_hub=False, where=where)
 
 
 def model_card(session: Session, record: StageRecord, *, lineage: str, weights: str) -> str:
@@ -32,21 +66,25 @@ def model_card(session: Session, record: StageRecord, *, lineage: str, weights: 
         autoescape=False,
         keep_trailing_newline=True,
     )
+    environment.filters |= {"literal": _literal, "quote": shlex.quote}
     job, evaluation = session.job, session.job.spec.evaluation
     chat, thinks = job.spec.prompt.chat, session.encoder.may_think
     text = "".join(piece.text for piece in session.templates[record.planned].pieces)
     prompt = text if record.shots else text.replace("{examples}", "")
     name = f"{job.metadata.name}-{weights[:_DIGEST_DIGITS]}"
     rank = highest_rank(session)
+    start = session.encoder.written_start
     return environment.get_template("model_card.md.j2").render(
         job=job,
-        base=base_model_name(job.spec.model.uri)[0],
+        base=base_model(job.spec.model.uri),
         record=record,
         is_last=record.planned == len(session.stages) - 1,
         of="" if job.spec.schedule.is_adaptive else f" of {len(session.stages)}",
         digest=lineage,
         prompt=prompt,
-        prompt_literal=json.dumps(prompt, ensure_ascii=False),
+        written_start=start,
+        ends=sorted(end_tokens(session.adapter.model, session.tokenizer)),
+        pad=session.tokenizer.pad_token_id,
         chat=chat,
         thinks=thinks,
         date=session.encoder.date,
@@ -56,7 +94,8 @@ def model_card(session: Session, record: StageRecord, *, lineage: str, weights: 
         name=name,
         rank=rank,
         vllm_rank=next((each for each in VLLM_RANKS if each >= rank), None),
-        request=json.dumps(_request(session, prompt, name=name, chat=chat), ensure_ascii=False, indent=2),
+        spaced_stop=any(text[:1].isspace() for text in evaluation.stop),
+        request=json.dumps(_request(session, prompt, start, name=name), ensure_ascii=False, indent=2),
         data=session.data.digests,
     )
 
@@ -68,12 +107,24 @@ def highest_rank(session: Session) -> int:
     return max(ranks)
 
 
-def _request(session: Session, prompt: str, *, name: str, chat: bool) -> dict[str, Any]:
-    """Return the body of a request to a server with the API of OpenAI, with ``{query}`` in place of the query."""
+def _literal(value: Any) -> str:
+    """Return ``value``, a text or a list of texts, as a literal of Python and of JSON."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _request(session: Session, prompt: str, start: str | None, *, name: str) -> dict[str, Any]:
+    """Return the body of a request to vLLM's server, with ``{query}`` in place of the query.
+
+    ``start`` is the text of the tokens before a prompt, if the server must not add special tokens.
+    """
     evaluation = session.job.spec.evaluation
     request: dict[str, Any] = {"model": name}
-    request |= {"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt}
+    if session.job.spec.prompt.chat:
+        request["messages"] = [{"role": "user", "content": prompt}]
+    else:
+        request |= {"prompt": prompt} if start is None else {"prompt": start + prompt, "add_special_tokens": False}
     if session.encoder.template_options:
         request["chat_template_kwargs"] = session.encoder.template_options
-    request |= {"temperature": 0, "max_tokens": evaluation.max_new_tokens}
+    # Without this penalty of 1, the server would take the one in the base model's generation_config.json.
+    request |= {"temperature": 0, "repetition_penalty": 1, "max_tokens": evaluation.max_new_tokens}
     return request | ({"stop": list(evaluation.stop)} if evaluation.stop else {})

@@ -67,6 +67,18 @@ class PromptEncoder:
             self._check_chat()
 
     @property
+    def written_start(self) -> str | None:
+        """The text of the tokens before every prompt, if the tokenizer itself would add others, or add some at the end.
+
+        None if the tokenizer adds these tokens and no others, and for the chat template, which writes them.
+        """
+        text = "x"
+        bare: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        if self._chat or self._tokenizer(text)["input_ids"] == [*self._prefix, *bare]:
+            return None
+        return str(self._tokenizer.decode(list(self._prefix)))
+
+    @property
     def may_think(self) -> bool:
         """Whether the chat template is that of a model that can think before it answers. No thoughts are encoded."""
         return self._chat and "<think>" in str(self._tokenizer.chat_template)

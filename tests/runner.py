@@ -1,0 +1,40 @@
+"""Runs commands on one job in one folder, in this process, and reads what the run wrote."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli import Ran, promptintern, write_job
+
+
+class Runner:
+    """Runs commands on one job in one folder."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self._capsys, self._monkeypatch = folder, capsys, monkeypatch
+
+    def __call__(self, *arguments: str | Path) -> Ran:
+        return promptintern(*arguments, capsys=self._capsys, monkeypatch=self._monkeypatch)
+
+    def run(self, job: dict[str, Any], *arguments: str) -> Ran:
+        return self("run", write_job(self.folder, job), "--workdir", self.folder / "runs", *arguments)
+
+    @property
+    def output(self) -> Path:
+        (run_folder,) = (self.folder / "runs").glob("*/*")
+        return run_folder
+
+    def report(self) -> dict[str, Any]:
+        report: dict[str, Any] = json.loads((self.output / "report/report.json").read_text())
+        return report
+
+    def predictions(self, arm: str) -> list[str]:
+        (document,) = self.output.glob(f"evaluation/{arm}/t*/document.json")
+        answers: dict[str, Any] = json.loads(document.read_text())
+        predictions: list[str] = answers["predictions"]
+        return predictions
+
+    def stages(self) -> dict[str, dict[str, Any]]:
+        return {p.parent.name: json.loads(p.read_text()) for p in self.output.glob("stages/*/manifest.json")}
