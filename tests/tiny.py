@@ -1,6 +1,7 @@
 """Tiny random models of several architectures, for tests."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,11 @@ THINK = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n"
     "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
 )
+TURNS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""The chat template of a base model whose texts end with another token than its turns."""
 CHAT = (
     "{% for m in messages %}[{{ m.role }}]{{ m.content }}</s>{% endfor %}"
     "{% if add_generation_prompt %}[assistant]{% endif %}"
@@ -89,8 +95,14 @@ def random_model(config: Any, *, seed: int = 0) -> Any:
     return model.requires_grad_(requires_grad=False)
 
 
-def write_tiny_model(folder: Path, architecture: str = "llama", *, chat_template: str | None = None) -> Path:
-    """Save a random model with a byte-level tokenizer in ``folder``, and return the folder."""
+def write_tiny_model(
+    folder: Path, architecture: str = "llama", *, chat_template: str | None = None, added: Sequence[str] = ()
+) -> Path:
+    """Save a random model with a byte-level tokenizer in ``folder``, and return the folder.
+
+    Args:
+        added: Texts that are added to the tokenizer as tokens of their own.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -100,6 +112,7 @@ def write_tiny_model(folder: Path, architecture: str = "llama", *, chat_template
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    tokenizer.add_tokens(list(added))
     tokenizer.chat_template = chat_template
     config = tiny_config(architecture)
     config.vocab_size = len(tokenizer)

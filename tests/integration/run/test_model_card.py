@@ -6,24 +6,33 @@ from typing import Any
 import pytest
 
 from tests.runner import Runner
-from tests.tiny import CHAT, THINK, append_end_token, set_generation_defaults, tiny_job, write_tiny_model
+from tests.tiny import CHAT, THINK, TURNS, append_end_token, set_generation_defaults, tiny_job, write_tiny_model
 
 
 @pytest.mark.parametrize(
     ("template", "stop", "adds_end"),
-    [(None, [], False), (None, [")", "\n"], False), (None, [], True), (CHAT, [], False), (THINK, [")"], True)],
+    [
+        (None, [], False),
+        (None, [")", "\n"], False),
+        (None, [], True),
+        (CHAT, [], False),
+        (THINK, [")"], True),
+        (TURNS, [], False),
+    ],
 )
 def test_the_model_card_tells_how_to_ask_the_adapter(
     runner: Runner, template: str | None, stop: list[str], adds_end: bool
 ) -> None:
     """The code of the card is executed, and its request to a server is rendered; both ask what `predict` asks."""
-    model = write_tiny_model(runner.folder / "model", chat_template=template)
+    added = ["<|im_start|>", "<|im_end|>"] if template == TURNS else []
+    model = write_tiny_model(runner.folder / "model", chat_template=template, added=added)
     set_generation_defaults(model)
     if adds_end:
         append_end_token(model)
     job = tiny_job(runner.folder)
     job["spec"]["schedule"] = {"stages": 1, "shots": 0}
     job["spec"]["evaluation"]["stop"] = stop
+    job["spec"]["prompt"]["template"] = job["spec"]["prompt"]["template"].replace("code.", "```code```.")
     if template:
         job["spec"]["prompt"] |= {"chat": True, "protect": []}
     ran = runner.run(job)
@@ -41,7 +50,8 @@ def test_the_model_card_tells_how_to_ask_the_adapter(
     assert answered == runner.predictions("QueryOnly")
 
     request = json.loads(card.split("```json\n")[1].split("```")[0])
-    assert request.get("stop", []) == stop
+    assert request.get("stop", []) == stop + (["<|im_end|>"] if template == TURNS else [])
+    assert request.get("stop_token_ids", []) == ([260] if template == TURNS else [])
     assert (request["temperature"], request["repetition_penalty"], request["max_tokens"]) == (0, 1, 8)
     assert request["model"].startswith("tiny-")
     assert f"vllm serve {model} --dtype float32" in card

@@ -90,7 +90,7 @@ def test_predict_and_export(runner: Runner) -> None:
     assert (runner.folder / "merged/model.safetensors").exists()
     settings = json.loads((runner.folder / "merged/generation_config.json").read_text())
     assert not {"repetition_penalty", "temperature", "suppress_tokens"} & settings.keys()
-    assert settings["eos_token_id"] == 2
+    assert settings["eos_token_id"] == [2]
 
 
 def test_a_damaged_adapter_is_never_used(runner: Runner) -> None:

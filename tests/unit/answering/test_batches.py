@@ -1,12 +1,13 @@
 """Greedy answers do not depend on the batch or on the model's own generation config."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from promptintern.answering import batches as module
-from promptintern.answering.answers import Decoding
+from promptintern.answering.answers import Decoding, Ending, answer_of
 from promptintern.answering.batches import answer_in_batches
 from promptintern.errors import RunFailed
 
@@ -63,3 +64,21 @@ def test_a_single_prompt_too_large_for_the_device_is_named(
     monkeypatch.setattr(module, "_generate_batch", no_memory)
     with pytest.raises(RunFailed, match="too little memory to answer a prompt of 4 tokens"):
         answers(model)
+
+
+def test_a_padding_token_within_an_answer_is_text(model: tuple[Any, Any]) -> None:
+    """Some tokenizers pad with an ordinary token, such as a bracket."""
+    tokenizer = copy.deepcopy(model[1])
+    pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
+    text = list(tokenizer("a b", add_special_tokens=False).input_ids)
+    inside = answer_of(tokenizer, [*text, pad, *text, end, pad], {end}, [])
+    assert (inside.text, inside.tokens) == ("a ba b", 2 * len(text) + 2)
+    stopped = answer_of(tokenizer, [*text, pad, pad], {end}, ["b"])
+    assert (stopped.text, stopped.tokens, stopped.ending) == ("a ", len(text), Ending.STOP)
+
+
+def test_an_answer_ends_at_the_tokens_that_the_decoding_adds(model: tuple[Any, Any]) -> None:
+    first = model[1](answers(model)[0], add_special_tokens=False).input_ids[0]
+    decoding = Decoding(max_new_tokens=6, ends=(first,))
+    (answer,) = answer_in_batches(*model, PROMPTS[:1], decoding=decoding, device=CPU)
+    assert (answer.tokens, answer.ending) == (1, Ending.END_TOKEN)

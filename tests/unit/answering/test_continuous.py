@@ -55,7 +55,7 @@ def ending_model(architecture: str = "llama") -> Any:
     """Return a model whose answers end after a few tokens, each at another length."""
     model = tiny_model(architecture).eval()
     with torch.no_grad():
-        model.get_output_embeddings().weight[2] *= 1.6
+        model.get_output_embeddings().weight[2] *= 2
     return model
 
 

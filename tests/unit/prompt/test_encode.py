@@ -1,5 +1,6 @@
 """Encoding of prompts and answers, in plain format and with a chat template."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,6 @@ def text_of(tokenizer: Any, ids: Any) -> str:
 
 def with_start_token(tokenizer: Any, *, end: str = "") -> Any:
     """Return a copy that puts <s> before a text and ``end`` after it."""
-    import copy
-
     from tokenizers.processors import TemplateProcessing
 
     changed = copy.deepcopy(tokenizer)
@@ -190,7 +189,7 @@ def test_a_template_that_writes_the_date_writes_the_same_one_every_day(tokenizer
         (CHAT, {}),
         (DATED, {}),
         (THINKING, {"enable_thinking": False}),
-        (DATED.replace("m.role == 'user'", "m.role == 'user' and not date_string"), {"date_string": "01 Jan 2025"}),
+        (DATED.replace("strftime_now(", "date_string or strftime_now("), {"date_string": "01 Jan 2025"}),
     ],
 )
 def test_the_options_that_a_server_needs_to_write_the_same_prompts(
@@ -212,3 +211,57 @@ def test_an_end_token_spelt_out_in_an_answer_is_text(tokenizer: Any) -> None:
     (encoded,) = PromptEncoder(tokenizer, chat=False).encode(["Q"], ["a</s>b"])
     assert list(encoded.answer_ids).count(tokenizer.eos_token_id) == 1
     assert tokenizer.decode(list(encoded.answer_ids), skip_special_tokens=True) == "a</s>b"
+
+
+def with_added_token(tokenizer: Any, text: str, *, special: bool) -> Any:
+    """Return a copy with an added token."""
+    from tokenizers import AddedToken
+
+    changed = copy.deepcopy(tokenizer)
+    changed.add_tokens([AddedToken(text, special=special, normalized=False)], special_tokens=special)
+    return changed
+
+
+TURNS = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.parametrize("always_opens", [False, True])
+def test_an_answer_ends_with_the_token_that_ends_turns(tokenizer: Any, special: bool, always_opens: bool) -> None:
+    """Base models often have a chat template whose turns end with another token than their texts."""
+    changed = with_added_token(tokenizer, "<|im_end|>", special=special)
+    changed.chat_template = TURNS.replace("add_generation_prompt", "true") if always_opens else TURNS
+    encoder = PromptEncoder(changed, chat=True)
+    (encoded,) = encoder.encode(["Q"], ["A"])
+    assert text_of(changed, encoded.answer_ids) == "A<|im_end|>"
+    assert encoder.ends == (changed.convert_tokens_to_ids("<|im_end|>"),)
+
+
+def test_a_template_that_ends_turns_with_the_end_token_has_no_other(tokenizer: Any) -> None:
+    tokenizer.chat_template = CHAT
+    assert PromptEncoder(tokenizer, chat=True).ends == PromptEncoder(tokenizer, chat=False).ends == ()
+
+
+@pytest.mark.parametrize("written", ["''", "m.content[:20]", "m.content.replace('secret', '')"])
+def test_a_template_that_drops_a_part_of_the_prompt_is_a_fault(tokenizer: Any, written: str) -> None:
+    template = "{{ WRITTEN if m.role == 'user' else m.content }}".replace("WRITTEN", written)
+    tokenizer.chat_template = CHAT.replace("{{ m.content }}", template)
+    with pytest.raises(UserError, match="does not write the user's text as it is"):
+        PromptEncoder(tokenizer, chat=True).encode_prompts(["a long question with a secret"])
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_token_without_an_embedding_is_named_at_its_row(tokenizer: Any, chat: bool) -> None:
+    changed = with_added_token(tokenizer, "<new>", special=False)
+    changed.chat_template = CHAT
+    encoder = PromptEncoder(changed, chat=chat, vocabulary=len(tokenizer))
+    with pytest.raises(UserError, match="'<new>' is in this row") as caught:
+        encoder.encode(["fine", "a <new> one", "fine"], ["a", "b", "an <new> answer"], locations=["f:1", "f:2", "f:3"])
+    assert [problem.where for problem in caught.value.problems] == ["f:2", "f:3"]
+    with pytest.raises(UserError, match="'<new>' is in this row") as caught:
+        encoder.encode_prompts(["fine", "a <new> one"])
+    assert [problem.where for problem in caught.value.problems] == ["prompt 2"]
+    PromptEncoder(changed, chat=chat).encode_prompts(["a <new> one"])

@@ -1,6 +1,6 @@
 """Answers, the settings with which they are generated, and what ends them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -30,6 +30,8 @@ class Decoding:
 
     max_new_tokens: int
     stop: tuple[str, ...] = ()
+    ends: tuple[int, ...] = ()
+    """The tokens that end an answer, besides those of the tokenizer and of the model."""
     batch_size: int = 32
     """The number of prompts that are answered at a time."""
     temperature: float = 0.0
@@ -38,18 +40,19 @@ class Decoding:
     """The numbers that seed the draws, together with the number of the prompt."""
 
 
-def end_tokens(model: Any, tokenizer: Any) -> set[int]:
-    """Return the end tokens of an answer: those of the tokenizer and of the model's generation config."""
+def end_tokens(model: Any, tokenizer: Any, more: Iterable[int] = ()) -> set[int]:
+    """Return the end tokens of an answer: those of the tokenizer and of the model's generation config, and ``more``."""
     configured = getattr(model.generation_config, "eos_token_id", None)
     listed = configured if isinstance(configured, list) else [configured]
     vocabulary = len(tokenizer)
-    return {tokenizer.eos_token_id, *(t for t in listed if t is not None and 0 <= t < vocabulary)}
+    return {tokenizer.eos_token_id, *more, *(t for t in listed if t is not None and 0 <= t < vocabulary)}
 
 
 def answer_of(tokenizer: Any, ids: Sequence[int], ends: set[int], stop: Sequence[str]) -> Answer:
-    """Return the answer in the generated tokens ``ids``, up to an end token, a padding token or a stop string."""
-    over = ends | {tokenizer.pad_token_id}  # a row that ended at a stop string may be padded to the length of its batch
-    length = next((i for i, token in enumerate(ids) if token in over), None)
+    """Return the answer in the generated tokens ``ids``, up to an end token, a stop string or padding at the end."""
+    length = next((i for i, token in enumerate(ids) if token in ends), None)
+    if length is None and stop:  # a row that ended at a stop string may be padded to the length of its batch
+        ids = _without_padding(ids, tokenizer.pad_token_id)
     text = tokenizer.decode(ids[:length], skip_special_tokens=True, clean_up_tokenization_spaces=False)
     cut = truncate_at_stop(text, stop)
     ending = Ending.LENGTH if length is None else Ending.END_TOKEN
@@ -58,6 +61,13 @@ def answer_of(tokenizer: Any, ids: Sequence[int], ends: set[int], stop: Sequence
         tokens=len(ids) if length is None else length + 1,
         ending=Ending.STOP if len(cut) < len(text) else ending,
     )
+
+
+def _without_padding(ids: Sequence[int], pad: int) -> Sequence[int]:
+    end = len(ids)
+    while end and ids[end - 1] == pad:
+        end -= 1
+    return ids[:end]
 
 
 def truncate_at_stop(text: str, stop: Sequence[str]) -> str:

@@ -182,8 +182,9 @@ def _generate_batch(
     settings: dict[str, Any] = {"max_new_tokens": decoding.max_new_tokens}
     if decoding.temperature:
         settings |= {"do_sample": True, "temperature": decoding.temperature, "top_k": 0, "top_p": 1.0}
+    ends = end_tokens(model, tokenizer, decoding.ends)
+    settings["eos_token_id"] = sorted(ends)
     output = _output(model, tokenizer, prompts, device, prefix, stopping_criteria=criteria, **settings)
-    ends = end_tokens(model, tokenizer)
     return [answer_of(tokenizer, row, ends, decoding.stop) for row in output[:, width:].tolist()]
 
 
@@ -221,7 +222,6 @@ def _output(
             past_key_values=prefix.cache_for(len(prompts)) if prefix else None,
             generation_config=GenerationConfig(
                 num_beams=1,
-                eos_token_id=sorted(end_tokens(model, tokenizer)),
                 pad_token_id=pad,
                 use_cache=True,
                 **{"do_sample": False, **settings},

@@ -90,7 +90,7 @@ def answer_continuously(
     Raises:
         torch.OutOfMemoryError: if the device has too little memory.
     """
-    ends, stop = end_tokens(model, tokenizer), StopStrings(tokenizer, decoding.stop)
+    ends, stop = end_tokens(model, tokenizer, decoding.ends), StopStrings(tokenizer, decoding.stop)
     count = min(slots, len(numbers))
     with _patched(model), packed_linears(model):
         shared = shared_tokens(prompts) if len(prompts) > 1 else 0

@@ -1,12 +1,14 @@
 """Merges the adapter of a run into its base model, exports the result, and measures how its logits changed."""
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from promptintern.answering.answers import end_tokens
 from promptintern.commands.predict import load_internalized_model
 from promptintern.errors import UserError
 from promptintern.models.fetch import fetch_model
@@ -54,10 +56,10 @@ def export_merged(run_uri: str, target: Path, *, base_model: str | None = None) 
         internalized = load_internalized_model(run_uri, Path(local), base_model=base_model)
         probes = internalized.render_prompts(_PROBES)
         adapter_logits = _probe_logits(internalized.model, internalized.tokenizer, probes)
-        tokenizer, device = internalized.tokenizer, internalized.device
+        tokenizer, device, ends = internalized.tokenizer, internalized.device, internalized.encoder.ends
         merged = internalized.model.merge_and_unload(safe_merge=True)
         del internalized  # keeps only one copy of the weights in memory
-        merged.generation_config = _without_sampling(merged.generation_config)
+        merged.generation_config = _without_sampling(merged, tokenizer, ends)
         merged.save_pretrained(target)
         tokenizer.save_pretrained(target)
         dtype = next(merged.parameters()).dtype
@@ -74,16 +76,20 @@ def export_merged(run_uri: str, target: Path, *, base_model: str | None = None) 
     )
 
 
-def _without_sampling(config: Any) -> Any:
-    """Return a generation config with the special tokens of ``config`` and nothing else.
+def _without_sampling(model: Any, tokenizer: Any, ends: Sequence[int]) -> Any:
+    """Return a generation config with the special tokens of the model, the tokens that end answers, and nothing else.
 
     The adapter was trained and measured with greedy answers, so the base model's temperature and penalties would change
     them. Besides, transformers refuses to save sampling settings beside ``do_sample=False``, as some models have them.
     """
     from transformers import GenerationConfig
 
-    names = ("bos_token_id", "eos_token_id", "pad_token_id")
-    return GenerationConfig(**{name: getattr(config, name) for name in names})
+    config = model.generation_config
+    return GenerationConfig(
+        bos_token_id=config.bos_token_id,
+        eos_token_id=sorted(end_tokens(model, tokenizer, ends)),
+        pad_token_id=config.pad_token_id,
+    )
 
 
 @torch.inference_mode()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from promptintern.engine.adapter import WEIGHTS
 from promptintern.engine.adapter_config import read_adapter_config
 from promptintern.errors import Problem, UserError
 from promptintern.models.fetch import ModelFolder, fetch_model
-from promptintern.models.load import DTYPES, context_length, load_base_model, load_tokenizer
+from promptintern.models.load import DTYPES, context_length, load_base_model, load_tokenizer, vocabulary_size
 from promptintern.prompt.encode import PromptEncoder
 from promptintern.prompt.inference import InferencePrompt, read_prompt
 from promptintern.prompt.render import render_prompt
@@ -37,15 +38,23 @@ class InternalizedModel:
     warning: str | None = None
     """The reason to distrust the model's answers; None if no reason is known."""
 
+    @cached_property
+    def encoder(self) -> PromptEncoder:
+        """The encoder of the prompts."""
+        return PromptEncoder(self.tokenizer, chat=self.prompt.chat, vocabulary=vocabulary_size(self.model.config))
+
     def answer(self, queries: Sequence[str], *, batch_size: int) -> list[Answer]:
         """Return the answers to ``queries``, which are generated greedily.
 
         Raises:
             UserError: if a query is empty or too long for the model; the error lists all such queries.
         """
-        encoder = PromptEncoder(self.tokenizer, chat=self.prompt.chat)
+        encoder = self.encoder
         decoding = Decoding(
-            max_new_tokens=self.prompt.max_new_tokens, stop=tuple(self.prompt.stop), batch_size=batch_size
+            max_new_tokens=self.prompt.max_new_tokens,
+            stop=tuple(self.prompt.stop),
+            ends=encoder.ends,
+            batch_size=batch_size,
         )
         ids = encoder.encode_prompts(self.render_prompts(queries))
         context = context_length(self.model.config)

@@ -12,7 +12,7 @@ from promptintern_api.prompt import CompressorKind
 from promptintern.compress import CompressedTemplate
 from promptintern.errors import UserError
 from promptintern.models.fetch import fetch_model
-from promptintern.models.load import DTYPES, load_base_model, load_config, load_tokenizer
+from promptintern.models.load import DTYPES, load_base_model, load_config, load_tokenizer, vocabulary_size
 from promptintern.pipeline.context_fit import fit_rows
 from promptintern.pipeline.events import Observer
 from promptintern.pipeline.inputs import Data, Examples, load_data, render_prompts, s3_options, stages_of
@@ -141,7 +141,7 @@ def _inputs(job: PromptInternJob, data: Data) -> _Inputs:
         else None
     )
     full, *templates = compress_all(job, stages_of(job), tokenizer=tokenizer, model=model, folder=folder)
-    encoder = PromptEncoder(tokenizer, chat=job.spec.prompt.chat)
+    encoder = PromptEncoder(tokenizer, chat=job.spec.prompt.chat, vocabulary=vocabulary_size(load_config(folder)))
     fitting = fit_rows(
         job,
         data,

@@ -16,7 +16,7 @@ from promptintern.engine.adapter import attach_lora
 from promptintern.errors import Problem, UserError
 from promptintern.models.describe import described_model
 from promptintern.models.fetch import fetch_model
-from promptintern.models.load import check_vocabulary, empty_model, load_config, load_tokenizer
+from promptintern.models.load import check_vocabulary, empty_model, load_config, load_tokenizer, vocabulary_size
 from promptintern.pipeline.context_fit import fit_rows
 from promptintern.pipeline.evaluation.judging import check_judges
 from promptintern.pipeline.evaluation.retention import fitting_prompts
@@ -73,7 +73,7 @@ def check_job(job: PromptInternJob, *, storage: bool = False) -> Findings:
     if model:
         findings.collect(lambda: attach_lora(empty_model(model.config), job.spec.training.lora, seed=0))
     embedder = findings.collect(lambda: load_embedder(job, torch.device("cpu")))
-    encoder = findings.collect(lambda: PromptEncoder(model.tokenizer, chat=job.spec.prompt.chat)) if model else None
+    encoder = findings.collect(lambda: _encoder(job, model)) if model else None
     if model and (teacher := teacher_of(job)):
         findings.collect(lambda: top_k_of(teacher, model.config))
     if data is not None:
@@ -97,6 +97,10 @@ def _placeholder_warnings(job: PromptInternJob) -> list[str]:
         for word in dict.fromkeys(_BRACED.findall(text))
         if word not in ("{query}", "{examples}", "{answer}")
     ]
+
+
+def _encoder(job: PromptInternJob, found: "_TokenizerAndConfig") -> PromptEncoder:
+    return PromptEncoder(found.tokenizer, chat=job.spec.prompt.chat, vocabulary=vocabulary_size(found.config))
 
 
 def _rank_warnings(job: PromptInternJob) -> list[str]:

@@ -36,14 +36,20 @@ def load_tokenizer(folder: ModelFolder, *, field: str = FIELD) -> Any:
     return tokenizer
 
 
+def vocabulary_size(config: Any) -> int | None:
+    """Return the number of tokens for which the model of ``config`` has embeddings, or None if the config is silent."""
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    return rows if isinstance(rows, int) else None
+
+
 def check_vocabulary(tokenizer: Any, config: Any, *, field: str = FIELD) -> None:
     """Check that the model has an embedding for each token of its tokenizer, other than added tokens that no text has.
 
     Raises:
         UserError: if it has not, as in a folder with the tokenizer of another model.
     """
-    rows = getattr(config.get_text_config(), "vocab_size", None)
-    if not isinstance(rows, int):
+    rows = vocabulary_size(config)
+    if rows is None:
         return
     special = {"end": tokenizer.eos_token_id, "beginning": tokenizer.bos_token_id, "padding": tokenizer.pad_token_id}
     for name, token in special.items():

@@ -4,6 +4,7 @@ Everything that a reader may copy from the card is generated from the facts of t
 """
 
 import json
+import re
 import shlex
 from dataclasses import dataclass
 from typing import Any
@@ -73,7 +74,7 @@ def model_card(session: Session, record: StageRecord, *, lineage: str, weights: 
     prompt = text if record.shots else text.replace("{examples}", "")
     name = f"{job.metadata.name}-{weights[:_DIGEST_DIGITS]}"
     rank = highest_rank(session)
-    start = session.encoder.written_start
+    start, stop = session.encoder.written_start, _stop_texts(session)
     return environment.get_template("model_card.md.j2").render(
         job=job,
         base=base_model(job.spec.model.uri),
@@ -83,19 +84,20 @@ def model_card(session: Session, record: StageRecord, *, lineage: str, weights: 
         digest=lineage,
         prompt=prompt,
         written_start=start,
-        ends=sorted(end_tokens(session.adapter.model, session.tokenizer)),
+        ends=sorted(end_tokens(session.adapter.model, session.tokenizer, session.encoder.ends)),
+        fence=_fence(prompt),
         pad=session.tokenizer.pad_token_id,
         chat=chat,
         thinks=thinks,
         date=session.encoder.date,
         template_options="".join(f", {key}={value!r}" for key, value in session.encoder.template_options.items()),
-        stop=list(evaluation.stop),
+        stop=stop,
         max_new_tokens=evaluation.max_new_tokens,
         name=name,
         rank=rank,
         vllm_rank=next((each for each in VLLM_RANKS if each >= rank), None),
-        spaced_stop=any(text[:1].isspace() for text in evaluation.stop),
-        request=json.dumps(_request(session, prompt, start, name=name), ensure_ascii=False, indent=2),
+        spaced_stop=any(text[:1].isspace() for text in stop),
+        request=json.dumps(_request(session, prompt, start, stop, name=name), ensure_ascii=False, indent=2),
         data=session.data.digests,
     )
 
@@ -112,7 +114,13 @@ def _literal(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _request(session: Session, prompt: str, start: str | None, *, name: str) -> dict[str, Any]:
+def _stop_texts(session: Session) -> list[str]:
+    """Return the texts before which an answer ends: those of the job, and the end tokens that are no special tokens."""
+    added, ends = session.tokenizer.added_tokens_decoder, session.encoder.ends
+    return [*session.job.spec.evaluation.stop, *(str(added[token]) for token in ends if not added[token].special)]
+
+
+def _request(session: Session, prompt: str, start: str | None, stop: list[str], *, name: str) -> dict[str, Any]:
     """Return the body of a request to vLLM's server, with ``{query}`` in place of the query.
 
     ``start`` is the text of the tokens before a prompt, if the server must not add special tokens.
@@ -127,4 +135,12 @@ def _request(session: Session, prompt: str, start: str | None, *, name: str) -> 
         request["chat_template_kwargs"] = session.encoder.template_options
     # Without this penalty of 1, the server would take the one in the base model's generation_config.json.
     request |= {"temperature": 0, "repetition_penalty": 1, "max_tokens": evaluation.max_new_tokens}
-    return request | ({"stop": list(evaluation.stop)} if evaluation.stop else {})
+    request |= {"stop": stop} if stop else {}
+    # The server knows the end tokens of the base model, but not that of its chat template.
+    return request | ({"stop_token_ids": list(session.encoder.ends)} if session.encoder.ends else {})
+
+
+def _fence(text: str) -> str:
+    """Return a fence of Markdown that no line of ``text`` closes."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    return "`" * max(3, longest + 1)

@@ -21,7 +21,14 @@ from promptintern.engine.packing.layout import PackLayout, SupportedLayouts, pro
 from promptintern.engine.packing.memory import tokens_that_fit
 from promptintern.errors import RunFailed, UserError
 from promptintern.models.fetch import ModelFolder, fetch_model
-from promptintern.models.load import DTYPES, check_vocabulary, load_base_model, load_config, load_tokenizer
+from promptintern.models.load import (
+    DTYPES,
+    check_vocabulary,
+    load_base_model,
+    load_config,
+    load_tokenizer,
+    vocabulary_size,
+)
 from promptintern.pipeline.context_fit import fit_rows
 from promptintern.pipeline.inputs import (
     Data,
@@ -166,7 +173,7 @@ def open_session(job: PromptInternJob, data: Data, *, local_rank: int = 0, clock
         lambda: compress_all(job, stages, tokenizer=tokenizer, model=base, folder=folder)
     )
     full_template, *by_stage = templates
-    encoder = PromptEncoder(tokenizer, chat=job.spec.prompt.chat)
+    encoder = PromptEncoder(tokenizer, chat=job.spec.prompt.chat, vocabulary=vocabulary_size(base.config))
     fitting_rows = fit_rows(
         job,
         data,

@@ -5,11 +5,11 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from typing import Any, TypeVar
 
 from promptintern.errors import Problem, UserError, first_line
-from promptintern.prompt.chat_date import settle_date
+from promptintern.prompt.chat_date import OTHER_DATE, date_text, settle_date
 from promptintern.prompt.teacher_targets import TeacherTargets
 from promptintern.rows.problems import MAX_LISTED
 
@@ -44,11 +44,16 @@ class PromptEncoder:
     tokens of the prompt's text. The encoded answer is the tokens of the answer's text, and the end token. In chat
     format, the base model's chat template is applied. The encoded prompt is the user turn, which holds the prompt's
     text, and the opening of the assistant turn. The encoded answer is the text that the template writes for the answer,
-    up to the end token. Prompt and answer are tokenized separately, because inference tokenizes the prompt alone.
+    up to the token that ends the turn, which need not be the tokenizer's end token. Prompt and answer are tokenized
+    separately, because inference tokenizes the prompt alone.
     """
 
-    def __init__(self, tokenizer: Any, *, chat: bool) -> None:
+    def __init__(self, tokenizer: Any, *, chat: bool, vocabulary: int | None = None) -> None:
         """Create an encoder, after a check that ``tokenizer`` can encode rows.
+
+        Args:
+            vocabulary: The number of tokens for which the model has embeddings. Texts with other tokens are refused.
+                If it is None, the model has embeddings for all tokens.
 
         Raises:
             UserError: if the tokenizer has no end token, or if ``chat`` is set and its chat template is unsuitable.
@@ -58,11 +63,14 @@ class PromptEncoder:
                 "spec.model.uri", "the base model's tokenizer has no end token (eos_token), so no answer could end"
             )
         self._tokenizer = tokenizer
-        self._eos: int = tokenizer.eos_token_id
+        self._end: int = tokenizer.eos_token_id
+        """The token that ends an answer."""
         self._chat = chat
+        self._vocabulary = vocabulary if vocabulary is not None and vocabulary < len(tokenizer) else None
         self._prefix = array("i", [] if chat else _leading_specials(tokenizer))
         self._template: str = ""
         self._date: str | None = None
+        self._takes_date = False
         if chat:
             self._check_chat()
 
@@ -79,6 +87,11 @@ class PromptEncoder:
         return str(self._tokenizer.decode(list(self._prefix)))
 
     @property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens that end an answer, besides the tokenizer's end token: that of the chat template's turns."""
+        return () if self._end == self._tokenizer.eos_token_id else (self._end,)
+
+    @property
     def may_think(self) -> bool:
         """Whether the chat template is that of a model that can think before it answers. No thoughts are encoded."""
         return self._chat and "<think>" in str(self._tokenizer.chat_template)
@@ -91,9 +104,8 @@ class PromptEncoder:
     @property
     def template_options(self) -> dict[str, Any]:
         """The options that make the chat template, as it is, write the prompts of this encoder."""
-        takes_date = self._date is not None and "date_string" in self._template
         return ({"enable_thinking": False} if self.may_think else {}) | (
-            {"date_string": self._date} if takes_date else {}
+            {"date_string": self._date} if self._takes_date else {}
         )
 
     def encode(self, prompts: Iterable[str], answers: Sequence[str], *, locations: Sequence[str] = ()) -> list[Encoded]:
@@ -104,7 +116,8 @@ class PromptEncoder:
                 from 1.
 
         Raises:
-            UserError: for every row that the chat template changes, or else for every row whose answer has no tokens.
+            UserError: for every row that the chat template changes or that has tokens without an embedding, or else for
+                every row whose answer has no tokens.
         """
         rows: list[Encoded] = []
         faults: dict[int, str] = {}
@@ -114,8 +127,10 @@ class PromptEncoder:
                 turns = self._each(lambda pair: self._answer_turn(*pair), pairs, faults, first=len(rows))
                 opened = self._each(self._user_turn, texts, faults, first=len(rows))
                 ids = zip(_packed(self._prompt_ids(opened)), _packed(self._answer_ids(turns)), strict=True)
-                rows += [Encoded(prompt_ids=prompt, answer_ids=answer) for prompt, answer in ids]
-        _raise_faults(faults, locations, row="training row")
+                new = [Encoded(prompt_ids=prompt, answer_ids=answer) for prompt, answer in ids]
+                self._note_unknown((chain(row.prompt_ids, row.answer_ids) for row in new), faults, first=len(rows))
+                rows += new
+        self._raise_faults(faults, locations, row="training row")
         empty = [i for i, row in enumerate(rows) if len(row.answer_ids) <= 1]
         if empty:
             raise UserError(
@@ -137,13 +152,15 @@ class PromptEncoder:
                 prompt, from 1.
 
         Raises:
-            UserError: for every prompt on which the chat template fails.
+            UserError: for every prompt that the chat template changes or that has tokens without an embedding.
         """
         rows: list[array[int]] = []
         faults: dict[int, str] = {}
         for batch in _batches(prompts):
-            rows += self._prompt_ids(self._each(self._user_turn, batch, faults, first=len(rows)))
-        _raise_faults(faults, locations, row="prompt")
+            new = list(self._prompt_ids(self._each(self._user_turn, batch, faults, first=len(rows))))
+            self._note_unknown(new, faults, first=len(rows))
+            rows += new
+        self._raise_faults(faults, locations, row="prompt")
         return rows
 
     def encode_openings(self, prompts: Iterable[str], mark: str) -> "list[array[int]]":
@@ -156,12 +173,12 @@ class PromptEncoder:
         """
         faults: dict[int, str] = {}
         texts = self._each(self._user_turn, list(prompts), faults, first=0)
-        _raise_faults(faults, (), row="prompt")
+        self._raise_faults(faults, (), row="prompt")
         if not all(mark in text for text in texts):
             raise UserError.at(CHAT_FIELD, "the chat template changes the text of the prompt; set chat to false")
         openings = [text.partition(mark)[0].rstrip(" ") for text in texts]
         return [
-            (self._prefix + ids) or array("i", [self._eos])
+            (self._prefix + ids) or array("i", [self._end])
             for batch in _batches(openings)
             for ids in self._tokenize(batch)
         ]
@@ -186,15 +203,41 @@ class PromptEncoder:
                 texts.append("")
         return texts
 
+    def _note_unknown(self, rows: Iterable[Iterable[int]], faults: dict[int, str], *, first: int) -> None:
+        """Record a fault for each of ``rows`` that has a token for which the model has no embedding."""
+        if self._vocabulary is None:
+            return
+        for number, ids in enumerate(rows, start=first):
+            if (token := max(ids, default=0)) >= self._vocabulary:
+                text = self._tokenizer.convert_ids_to_tokens(token)
+                faults.setdefault(
+                    number,
+                    f"the token {text!r} is in this row with its prompt, and the base model has no embedding for it "
+                    f"(it has {self._vocabulary}); the model's embeddings were not resized for the tokens that were "
+                    "added to its tokenizer",
+                )
+
+    def _raise_faults(self, faults: Mapping[int, str], locations: Sequence[str], *, row: str) -> None:
+        """Raise the ``faults`` of rows, by the number of the row, at the places of the rows."""
+        if not faults:
+            return
+        remedy = f"change this row, or set {CHAT_FIELD} to false" if self._chat else "change this row"
+        raise UserError(
+            [
+                Problem(where=locations[number] if locations else f"{row} {number + 1}", message=f"{fault}; {remedy}")
+                for number, fault in list(faults.items())[:MAX_LISTED]
+            ]
+        )
+
     def _prompt_ids(self, texts: Sequence[str]) -> "Iterator[array[int]]":
         return (self._prefix + ids for ids in self._tokenize(texts))
 
     def _answer_ids(self, texts: Sequence[str]) -> "Iterator[array[int]]":
         # In a plain answer, "</s>" is ordinary text. In the output of a chat template, it is the end token.
         for ids in self._tokenize(texts, specials_as_text=not self._chat):
-            if self._chat and self._eos in ids:  # a template may write a line break after the end token
-                del ids[len(ids) - 1 - ids[::-1].index(self._eos) :]
-            ids.append(self._eos)
+            if self._chat and self._end in ids:  # a template may write a line break after the end token
+                del ids[len(ids) - 1 - ids[::-1].index(self._end) :]
+            ids.append(self._end)
             yield ids
 
     def _tokenize(self, texts: Sequence[str], *, specials_as_text: bool = False) -> "Iterator[array[int]]":
@@ -214,7 +257,12 @@ class PromptEncoder:
         """Return the text of ``prompt`` and the opening of the answer. In plain format, this is the prompt itself."""
         if not self._chat:
             return prompt
-        return self._apply([{"role": "user", "content": prompt}], opens_answer=True)
+        text = self._apply([{"role": "user", "content": prompt}], opens_answer=True)
+        if prompt.strip() not in text:
+            raise _TemplateFault(
+                "the chat template does not write the user's text as it is; some templates leave out or escape a part"
+            )
+        return text
 
     def _answer_turn(self, prompt: str, answer: str) -> str:
         """Return the text that follows the user turn ``prompt`` for the reply ``answer``.
@@ -246,15 +294,18 @@ class PromptEncoder:
             )
         return written
 
-    def _apply(self, messages: list[dict[str, str]], *, opens_answer: bool) -> str:
+    def _apply(
+        self, messages: list[dict[str, str]], *, opens_answer: bool, template: str | None = None, **options: Any
+    ) -> str:
         try:
             # With `enable_thinking=False`, templates of reasoning models put an empty thought into the prompt.
             text: str = self._tokenizer.apply_chat_template(
                 messages,
-                chat_template=self._template,
+                chat_template=template or self._template,
                 tokenize=False,
                 add_generation_prompt=opens_answer,
                 enable_thinking=False,
+                **options,
             )
         except Exception as error:  # noqa: BLE001 -- a template is code by the model's author and may raise anything
             raise _TemplateFault(f"the base model's chat template fails on a turn: {error}") from None
@@ -264,30 +315,34 @@ class PromptEncoder:
         if not self._tokenizer.chat_template:
             raise UserError.at(CHAT_FIELD, "the base model's tokenizer has no chat template; set chat to false")
         try:
-            self._template, self._date = settle_date(self._tokenizer.get_chat_template())
+            template = self._tokenizer.get_chat_template()
         except ValueError as error:  # several templates, and none is the default
             raise UserError.at(CHAT_FIELD, f"{first_line(error)}; set chat to false") from None
+        self._template = settle_date(template)
         try:
-            written = self._user_turn("a question")
-            self._answer_turn("a question", "an answer")
+            self._find_end(self._answer_turn("a question", "an answer").partition("an answer")[2])
+            self._find_date(template)
         except _TemplateFault as fault:
             raise UserError.at(CHAT_FIELD, f"{fault}; set chat to false") from None
-        if self._date is not None and self._date not in written:
-            self._date = None  # the template writes a date only in other cases, such as with tools
 
+    def _find_end(self, after: str) -> None:
+        """Find the token that ends a turn in the text ``after`` an answer.
 
-def _raise_faults(faults: Mapping[int, str], locations: Sequence[str], *, row: str) -> None:
-    """Raise the ``faults`` of rows, by the number of the row, at the places of the rows."""
-    if faults:
-        raise UserError(
-            [
-                Problem(
-                    where=locations[number] if locations else f"{row} {number + 1}",
-                    message=f"{fault}; change this row, or set {CHAT_FIELD} to false",
-                )
-                for number, fault in list(faults.items())[:MAX_LISTED]
-            ]
-        )
+        Some base models end turns with an added token, such as ``<|im_end|>``, and texts with another one.
+        """
+        (ids,) = self._tokenize([after])
+        if self._end not in ids:
+            added = self._tokenizer.added_tokens_decoder
+            self._end = next((token for token in ids if token in added), self._end)
+
+    def _find_date(self, template: str) -> None:
+        """Find out whether ``template`` writes today's date into user turns, and whether a request can give another."""
+        turn = [{"role": "user", "content": "a question"}]
+        written = self._apply(turn, opens_answer=True)
+        if self._apply(turn, opens_answer=True, template=settle_date(template, OTHER_DATE)) == written:
+            return
+        self._date = date_text(template)
+        self._takes_date = self._apply(turn, opens_answer=True, template=template, date_string=self._date) == written
 
 
 @contextmanager

@@ -35,6 +35,7 @@ def decoding_of(session: Session, *, temperature: float = 0.0, seed: tuple[int, 
     return Decoding(
         max_new_tokens=evaluation.max_new_tokens,
         stop=tuple(evaluation.stop),
+        ends=session.encoder.ends,
         batch_size=evaluation.batch_size,
         temperature=temperature,
         seed=seed,

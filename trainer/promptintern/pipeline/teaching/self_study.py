@@ -147,6 +147,7 @@ def draw_queries(session: Session, number: int, draws: int, study: SelfStudy, *,
     decoding = Decoding(
         max_new_tokens=settings.max_new_tokens,
         stop=stop_texts(session, multiline=settings.multiline),
+        ends=session.encoder.ends,
         batch_size=session.job.spec.evaluation.batch_size,
         temperature=settings.temperature,
         seed=(seed, _SEED, number),
