@@ -126,9 +126,7 @@ def test_one_row_may_have_several_problems(file: Path) -> None:
         (b"", "contains no rows"),
         (b"\n\r\n", "contains no rows"),
         (b"\x1f\x8b\x08\x00", "is damaged, or is not compressed as its first bytes say"),
-        (b"PK\x03\x04zip", "zip archive"),
-        (b"PAR1xxxx", "set format: Parquet"),
-        ("{}".encode("utf-16"), "UTF-16"),
+        (b"PAR1xxxx", "set format: Parquet, and unpack it first if it is packed"),
     ],
 )
 def test_a_file_that_is_no_jsonl(file: Path, content: bytes, words: str) -> None:

@@ -2,19 +2,14 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import IO, Any
+from typing import Any
 
+from promptintern.rows.files.kinds import HEAD_BYTES, describe_kind
 from promptintern.rows.problems import ProblemList
 from promptintern.rows.record import describe_type
 
 MAX_LINE_BYTES = 16 * 2**20
 """The largest size of a line in bytes. A file with a longer line is probably a single JSON document, or not text."""
-_SIGNATURES = (
-    (b"PK\x03\x04", "is a zip archive; unpack it first"),
-    (b"PAR1", "is a Parquet file; set format: Parquet"),
-    (b"\xff\xfe", "is UTF-16 text; save it as UTF-8"),
-    (b"\xfe\xff", "is UTF-16 text; save it as UTF-8"),
-)
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -23,26 +18,25 @@ class DuplicateKeyError(ValueError):
 
 
 def read_lines(
-    file: IO[bytes], problems: ProblemList, *, file_name: str, keep_all: bool = False
+    file: Any, problems: ProblemList, *, file_name: str, keep_all: bool = False
 ) -> Iterator[tuple[int, bytes]]:
     """Yield the number, from 1, and the content of each non-blank line, without line end and byte order mark.
 
     If the file has another format, or a line is too long, a problem is added to ``problems``.
 
     Args:
-        file: The file.
+        file: A binary reader that can ``peek``.
         problems: The problems found so far.
         file_name: The name of the file, for problems.
         keep_all: Whether to yield blank lines, too, and each line with its end.
     """
+    if wrong := describe_kind(file.peek(HEAD_BYTES)[:HEAD_BYTES]):
+        problems.add(file_name, wrong)
+        return
     number = 0
     while line := file.readline(MAX_LINE_BYTES + 1):
         number += 1
         if number == 1:
-            wrong = next((text for magic, text in _SIGNATURES if line.startswith(magic)), None)
-            if wrong:
-                problems.add(file_name, wrong)
-                return
             line = line.removeprefix(_BOM)
         if len(line) > MAX_LINE_BYTES:
             problems.add(

@@ -13,18 +13,18 @@ from promptintern_api.data import DataFormat, DataSource
 from promptintern.errors import Problem, UserError, first_line
 from promptintern.rows.chat import COLUMNS, ChatReader
 from promptintern.rows.chat import is_chat as is_chat_record
-from promptintern.rows.compressed import plain_name, unpacked
 from promptintern.rows.delimited import delimiter_of, read_table
+from promptintern.rows.files.compressed import plain_name, unpacked
+from promptintern.rows.files.hashing import HashingReader
+from promptintern.rows.files.source import DataFile, data_files
 from promptintern.rows.jsonl import parse_objects, read_lines
 from promptintern.rows.parquet import missing_columns, read_columns, read_records
 from promptintern.rows.problems import ProblemList
 from promptintern.rows.record import RecordReader
-from promptintern.rows.source import DataFile, data_files
 from promptintern.rows.types import Query, Row
 from promptintern.storage.options import S3Options
 from promptintern.uris import display_uri
 
-_CHUNK = 2**20
 Q = TypeVar("Q", bound=Query)
 
 
@@ -136,7 +136,7 @@ def _digest(parts: Sequence[_Part]) -> str:
 def _is_parquet(source: DataSource) -> bool:
     if source.format is DataFormat.PARQUET:
         return True
-    return source.format in (DataFormat.AUTO, DataFormat.CHAT) and source.uri.lower().endswith(".parquet")
+    return source.format in (DataFormat.AUTO, DataFormat.CHAT) and plain_name(source.uri).endswith(".parquet")
 
 
 def _table_kind(source: DataSource) -> Literal["csv", "tsv"] | None:
@@ -169,7 +169,7 @@ def _load_lines(source: DataSource, file: IO[bytes], records: RecordReader, firs
     ``first`` is the number of the last record of the file before.
     """
     name, problems = display_uri(source.uri), records.problems
-    hashing = _HashingReader(file)
+    hashing = HashingReader(file)
     kind = _table_kind(source)
     content = unpacked(cast("IO[bytes]", hashing))
     columns = source.columns
@@ -195,7 +195,7 @@ def _load_records(
     source: DataSource,
     objects: Iterator[tuple[int, dict[str, Any]]],
     records: RecordReader,
-    hashing: "_HashingReader",
+    hashing: HashingReader,
     first: int,
 ) -> _Part:
     name = display_uri(source.uri)
@@ -218,7 +218,7 @@ def _load_records(
 
 
 def _load_parquet(source: DataSource, file: IO[bytes], reader: RecordReader, first: int) -> _Part:
-    digest = _HashingReader(file).digest_of_all()
+    digest = HashingReader(file).digest_of_all()
     file.seek(0)
     name, columns, problems = display_uri(source.uri), source.columns, reader.problems
     found = read_columns(file, problems, file_name=name)
@@ -271,41 +271,3 @@ def _rows(
         if row is not None:
             rows.append(row)
     return _ReadRows(rows=rows, records=records, last=last)
-
-
-class _HashingReader:
-    """A file reader that computes the digest of everything that it reads."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._digest = hashlib.sha256()
-
-    closed = False
-
-    def readable(self) -> bool:
-        """Return True, as readers do."""
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        """Read ``size`` bytes, or all that is left."""
-        content = self._file.read(size)
-        self._digest.update(content)
-        return content
-
-    def peek(self, size: int) -> bytes:
-        """Return the next ``size`` bytes without reading them."""
-        content = self._file.read(size)
-        self._file.seek(-len(content), 1)
-        return content
-
-    def readline(self, size: int = -1) -> bytes:
-        """Read a line of at most ``size`` bytes, as ``readline`` of a binary file does."""
-        line = self._file.readline(size)
-        self._digest.update(line)
-        return line
-
-    def digest_of_all(self) -> str:
-        """Read the rest of the file, and return the SHA-256 of the whole file."""
-        while chunk := self._file.read(_CHUNK):
-            self._digest.update(chunk)
-        return self._digest.hexdigest()

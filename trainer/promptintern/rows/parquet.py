@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from promptintern_api.data import Columns
 
 from promptintern.errors import first_line
+from promptintern.rows.files.kinds import HEAD_BYTES, describe_kind
 from promptintern.rows.problems import ProblemList
 
 _BATCH = 8192
@@ -29,7 +30,10 @@ def read_columns(file: IO[bytes], problems: ProblemList, *, file_name: str) -> P
     try:
         schema = pq.ParquetFile(file).schema_arrow
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        problems.add(file_name, _unreadable(error))
+        file.seek(0)
+        head = file.read(HEAD_BYTES)
+        kind = None if head.startswith(b"PAR1") else describe_kind(head)
+        problems.add(file_name, kind or _unreadable(error))
         return None
     texts = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
     return ParquetColumns(names=schema.names, texts=texts)

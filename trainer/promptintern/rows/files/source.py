@@ -11,8 +11,8 @@ from typing import IO, TYPE_CHECKING, TypeVar
 from promptintern_api.data import DataSource
 
 from promptintern.errors import Problem, UserError
-from promptintern.rows.file_names import choose_names, is_pattern
-from promptintern.rows.hub import HubDataset, find_dataset
+from promptintern.rows.files.hub import HubDataset, find_dataset
+from promptintern.rows.files.names import choose_names, is_pattern
 from promptintern.storage.options import S3Options
 from promptintern.uris import display_uri
 

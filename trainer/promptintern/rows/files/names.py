@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from promptintern.errors import UserError
-from promptintern.rows.compressed import plain_name
+from promptintern.rows.files.compressed import plain_name
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv")
 """The suffixes of the data files of a folder; other files, such as a README, are left out."""

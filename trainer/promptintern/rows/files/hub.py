@@ -7,7 +7,7 @@ from pathlib import Path
 
 from promptintern.errors import UserError
 from promptintern.hub import hub_errors
-from promptintern.rows.file_names import choose_names
+from promptintern.rows.files.names import choose_names
 
 _URI = re.compile(r"hf://datasets/(?P<name>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<path>.*))?")
 _FORM = "hf://datasets/ORG/NAME, hf://datasets/ORG/NAME@REVISION or hf://datasets/ORG/NAME/FILE"
