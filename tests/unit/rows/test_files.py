@@ -68,6 +68,69 @@ def test_what_is_no_data_is_left_out_of_a_folder(tmp_path: Path) -> None:
     assert [row.query for row in load(tmp_path).rows] == ["q1"]
 
 
+@pytest.mark.parametrize("name", ["dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"])
+@pytest.mark.parametrize("pattern", ["", "*", "*.json"])
+def test_the_description_of_a_data_set_is_no_data(tmp_path: Path, name: str, pattern: str) -> None:
+    (tmp_path / "rows.json").write_bytes(as_jsonl([record(1)]))
+    (tmp_path / name).write_text('{\n  "default": {}\n}')
+    loaded = load(tmp_path / pattern)
+    assert ([row.query for row in loaded.rows], loaded.problems) == (["q1"], [])
+
+
+@pytest.mark.parametrize("names", [["state.json", "data-00000-of-00001.arrow"], ["dataset_dict.json"], ["a.feather"]])
+def test_a_data_set_that_was_saved_to_disk_is_to_be_written_as_parquet(tmp_path: Path, names: list[str]) -> None:
+    for name in names:
+        (tmp_path / name).write_text("{}")
+    (problem,) = load(tmp_path).problems
+    assert problem.where == "spec.data.train.uri"
+    assert 'with dataset.to_parquet("rows.parquet")' in problem.message
+
+
+@pytest.mark.parametrize(
+    ("names", "splits", "pattern"),
+    [
+        (["train.jsonl", "test.jsonl"], "test, train", "train*"),
+        (["train-00000-of-00001.jsonl", "validation-00000-of-00001.jsonl"], "train, validation", "train*"),
+        (["gen-00000-of-00001.jsonl", "sft-00000-of-00001.jsonl"], "gen, sft", "gen*"),
+        (["Train-1.jsonl.gz", "dev.jsonl"], "Train, dev", "Train*"),
+    ],
+)
+def test_a_folder_with_several_splits_is_refused_with_a_pattern_to_give(
+    tmp_path: Path, names: list[str], splits: str, pattern: str
+) -> None:
+    for number, name in enumerate(names):
+        (tmp_path / name).write_bytes(as_jsonl([record(number)]))
+    (problem,) = load(tmp_path).problems
+    assert f"has files of several splits ({splits}); give a pattern, such as {pattern} for" in problem.message
+    assert len(load(tmp_path / pattern).rows) == 1
+    assert len(load(tmp_path / "*.jsonl*").rows) == 2
+
+
+@pytest.mark.parametrize(
+    "names", [["train.jsonl", "train-1.jsonl"], ["train.jsonl", "more.jsonl"], ["a.jsonl", "b-1.jsonl"]]
+)
+def test_files_of_one_split_or_of_none_are_read_together(tmp_path: Path, names: list[str]) -> None:
+    for number, name in enumerate(names):
+        (tmp_path / name).write_bytes(as_jsonl([record(number)]))
+    assert len(load(tmp_path).rows) == 2
+
+
+@pytest.mark.parametrize("pattern", ["**/*.jsonl", "fold*/x.jsonl", "[a-z]older/*.jsonl"])
+def test_only_the_last_part_of_a_path_may_be_a_pattern(tmp_path: Path, pattern: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "x.jsonl").write_bytes(as_jsonl([record(1)]))
+    (problem,) = load(tmp_path / pattern).problems
+    assert problem.where == "spec.data.train.uri"
+    assert "only the last part of a path may be a pattern" in problem.message
+
+
+def test_a_folder_whose_name_looks_like_a_pattern_is_read(tmp_path: Path) -> None:
+    (tmp_path / "rows[1]").mkdir()
+    (tmp_path / "rows[1]" / "x.jsonl").write_bytes(as_jsonl([record(1)]))
+    assert len(load(tmp_path / "rows[1]" / "*.jsonl").rows) == 1
+    assert len(load(tmp_path / "rows[1]" / "x.jsonl").rows) == 1
+
+
 @pytest.mark.parametrize(("limit", "count"), [(1, 1), (2, 2), (3, 3), (4, 4), (99, 5)])
 def test_a_limit_counts_over_all_files(tmp_path: Path, limit: int, count: int) -> None:
     shards(tmp_path, "jsonl", 2, 2, 1)

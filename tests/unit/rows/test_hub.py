@@ -23,6 +23,15 @@ VARIANTS = {
     **{f"{variant}/train-00000-of-00001.parquet": as_parquet([record(number)]) for number, variant in enumerate("ab")},
     **{f"c/train_{kind}-00000-of-00001.parquet": as_parquet([record(9)]) for kind in ("sft", "gen")},
 }
+LAYOUTS = {
+    "top": {f"{split}.jsonl": as_jsonl([record(1)]) for split in ("train", "validation", "test")},
+    "folders": {f"{split}/0.jsonl": as_jsonl([record(1)]) for split in ("train", "test")},
+    "single": {
+        "dataset_infos.json": b'{"default": {}}',
+        "data/train-00000-of-00001.parquet": as_parquet([record(7)]),
+    },
+    "arrow": {"train/state.json": b"{}", "train/data-00000-of-00001.arrow": b"ARROW1"},
+}
 ON_BRANCH = {"train.jsonl": as_jsonl([record(6)])}
 TOKEN = "a-token"
 LOAD = """
@@ -44,7 +53,12 @@ else:
 def hub() -> FakeHub:
     branches = {"main": FILES, "refs/pr/1": ON_BRANCH}
     return FakeHub(
-        {"datasets/acme/rows": branches, "datasets/acme/gated": branches, "datasets/acme/variants": {"main": VARIANTS}},
+        {
+            "datasets/acme/rows": branches,
+            "datasets/acme/gated": branches,
+            "datasets/acme/variants": {"main": VARIANTS},
+            **{f"datasets/acme/{name}": {"main": files} for name, files in LAYOUTS.items()},
+        },
         {"datasets/acme/gated": TOKEN},
     )
 
@@ -69,6 +83,8 @@ def load(endpoint: str, home: Path, source: dict[str, Any], token: str = "") -> 
         ({"uri": "hf://datasets/acme/rows/extra/more.jsonl"}, ["q5"]),
         ({"uri": "hf://datasets/acme/rows@refs%2Fpr%2F1"}, ["q6"]),
         ({"uri": "hf://datasets/acme/rows@refs%2Fpr%2F1", "split": "train"}, ["q6"]),
+        ({"uri": "hf://datasets/acme/single"}, ["q7"]),
+        ({"uri": "hf://datasets/acme/folders/test"}, ["q1"]),
         ({"uri": "hf://datasets/acme/variants/b", "split": "train"}, ["q1"]),
         ({"uri": "hf://datasets/acme/variants/c", "split": "train_sft"}, ["q9"]),
     ],
@@ -91,7 +107,11 @@ def test_a_data_set_is_read_by_split_by_pattern_and_by_file(
             "split",
             "has no split 'dev'; its files are README.md, data/",
         ),
-        ({"uri": "hf://datasets/acme/rows"}, "uri", "names no data file"),
+        ({"uri": "hf://datasets/acme/rows"}, "split", "has several splits; set one of: test, train"),
+        ({"uri": "hf://datasets/acme/top"}, "split", "has several splits; set one of: test, train, validation"),
+        ({"uri": "hf://datasets/acme/folders"}, "split", "has several splits; set one of: test, train"),
+        ({"uri": "hf://datasets/acme/arrow"}, "uri", "write the data set as Parquet"),
+        ({"uri": "hf://datasets/acme/rows/**/*.parquet"}, "uri", "only the last part of a path may be a pattern"),
         ({"uri": "hf://datasets/acme/rows/none"}, "uri", "names no data file"),
         ({"uri": "hf://datasets/acme/rows/none/x.jsonl"}, "uri", "no such folder or file; set `split`, or name one"),
         ({"uri": "hf://datasets/acme/rows/extra/more.jsonl", "split": "train"}, "split", "URI of one file"),

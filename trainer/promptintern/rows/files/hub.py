@@ -7,7 +7,7 @@ from pathlib import Path
 
 from promptintern.errors import UserError
 from promptintern.hub import hub_errors
-from promptintern.rows.files.names import choose_names
+from promptintern.rows.files.names import choose_names, find_splits, is_data, is_pattern, misplaced_pattern
 
 _URI = re.compile(r"hf://datasets/(?P<name>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<path>.*))?")
 _FORM = "hf://datasets/ORG/NAME, hf://datasets/ORG/NAME@REVISION or hf://datasets/ORG/NAME/FILE"
@@ -31,10 +31,11 @@ class HubDataset:
         """Return the paths of the files that ``path`` and ``split`` name, sorted.
 
         The files of a split are those whose name, or whose folder, is that of the split: train.jsonl,
-        data/train-00000-of-00002.parquet, or all files of train/.
+        data/train-00000-of-00002.parquet, or all files of train/. Without ``split``, the data files must belong to
+        at most one split.
 
         Raises:
-            UserError: if there are none, or files of several formats or, for a split, of several folders.
+            UserError: if there are none, or files of several formats, several splits or several folders.
         """
         where = f"{self.uri}/{self.path}" if self.path else self.uri
         at_split = field.removesuffix("uri") + "split"
@@ -42,22 +43,42 @@ class HubDataset:
             if split is not None:
                 raise UserError.at(at_split, "cannot be combined with the URI of one file")
             return [self.path]
+        below = [path for path in self.files if path.startswith(_below(self.path))]
         if split is not None:
-            below = [path for path in self.files if path.startswith(_below(self.path))]
             found = _of_split(below, split)
             if not found:
                 raise UserError.at(at_split, f"{where} has no split {split!r}; its files are {_listed(self.files)}")
             return self._of_one_folder(found, "*", where=f"split {split} of {where}", field=field)
+        if below:
+            return self._of_whole_folder(below, where=where, field=field)
         folder, _, pattern = self.path.rpartition("/")
-        if any(path.startswith(_below(self.path)) for path in self.files):
-            folder, pattern = self.path.strip("/"), "*"
+        if is_pattern(folder):
+            raise misplaced_pattern(where, field=field)
         found = [path for path in self.files if _folder_of(path) == folder]
         if not found:
             raise UserError.at(
                 field,
                 f"{where} has no such folder or file; set `split`, or name one of its files: {_listed(self.files)}",
             )
-        return self._of_one_folder(found, pattern or "*", where=where, field=field)
+        return self._of_one_folder(found, pattern, where=where, field=field)
+
+    def _of_whole_folder(self, below: Sequence[str], *, where: str, field: str) -> list[str]:
+        """Return the data files in the folder ``path`` or, if there are none, in the only folder below that has any.
+
+        Args:
+            below: The paths of all files below the folder.
+        """
+        data = [path for path in below if is_data(path)]
+        top = [path for path in data if _folder_of(path) == self.path.strip("/")]
+        splits = find_splits(path.removeprefix(_below(self.path)) for path in top or data)
+        if len(splits) > 1:
+            raise UserError.at(
+                field.removesuffix("uri") + "split",
+                f"is needed, because {where} has several splits; set one of: {', '.join(splits[:_MOST_LISTED])}",
+            )
+        if not data:
+            choose_names([path.rpartition("/")[2] for path in below], "*", where=where, field=field)
+        return self._of_one_folder(top or data, "*", where=where, field=field)
 
     def _of_one_folder(self, paths: Sequence[str], pattern: str, *, where: str, field: str) -> list[str]:
         folders = sorted({_folder_of(path) for path in paths})

@@ -12,7 +12,7 @@ from promptintern_api.data import DataSource
 
 from promptintern.errors import Problem, UserError
 from promptintern.rows.files.hub import HubDataset, find_dataset
-from promptintern.rows.files.names import choose_names, is_pattern
+from promptintern.rows.files.names import choose_names, is_pattern, misplaced_pattern
 from promptintern.storage.options import S3Options
 from promptintern.uris import display_uri
 
@@ -68,6 +68,8 @@ def _local_files(uri: str, field: str) -> list[DataFile]:
     folder, pattern = path.parent, path.name
     if path.is_dir():
         folder, pattern = path, "*"
+    elif not path.exists() and is_pattern(str(folder)) and not folder.is_dir():
+        raise misplaced_pattern(str(path), field=field)
     elif path.exists() or not is_pattern(pattern):
         return [DataFile(uri=uri, open=partial(_open_local, path, str(path), field))]
     try:
@@ -103,6 +105,8 @@ def _s3_files(uri: str, field: str, s3: S3Options | None) -> list[DataFile]:
         if may_be_file:
             return single  # the bucket may not be listed, and the missing file is reported when it is opened
         raise _at(field, error) from None
+    if not names and is_pattern(parent):
+        raise misplaced_pattern(uri, field=field)
     if may_be_file and not names:
         return single
     pattern = name if is_pattern(name) else "*"
