@@ -246,6 +246,59 @@ def test_calls_of_tools_are_refused_in_words_that_say_so(tmp_path: Path, record:
     assert "has calls of tools or their results" in problem.message
 
 
+def chat_row(**columns: Any) -> Record:
+    return {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], **columns}
+
+
+def answered(**keys: Any) -> Record:
+    return {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", **keys}]}
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        (chat_row(tools=[{"type": "function"}]), "has descriptions of tools in the column 'tools', which cannot be"),
+        (chat_row(tools='[{"name": "f"}]'), "has descriptions of tools in the column 'tools'"),
+        (sharegpt(("human", "q"), ("gpt", "a")) | {"tools": '[{"name": "f"}]'}, "has descriptions of tools"),
+        (chat_row(functions=[{"name": "f"}]), "has descriptions of tools in the column 'functions'"),
+        (chat_row(images=["a.png"]), "has pictures or sound in the column 'images'"),
+        (answered(reasoning_content="Let me see."), "has a thought in 'reasoning_content', which would not be learned"),
+        (answered(weight=0), "has the weight 0, so it must not be learned; leave such rows out"),
+    ],
+)
+def test_what_a_chat_holds_besides_text_is_refused(tmp_path: Path, name: str, record: Record, words: str) -> None:
+    (problem,) = load(write(tmp_path, name, FORMATS[name]([record]))).problems
+    assert problem.where.endswith((":1", "#1"))
+    assert words in problem.message
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+@pytest.mark.parametrize(
+    "record",
+    [
+        chat_row(tools="[]", images=None),
+        answered(weight=1, reasoning_content=None, tool_calls=None),
+        {"messages": sharegpt(("human", "q"), ("gpt", "a"))["conversations"]},
+    ],
+)
+def test_empty_columns_beside_a_chat_are_no_fault(tmp_path: Path, name: str, record: Record) -> None:
+    loaded = load(write(tmp_path, name, FORMATS[name]([record])))
+    assert ([(row.query, row.answer) for row in loaded.rows], loaded.problems, loaded.warnings) == (
+        [("q", "a")],
+        [],
+        [],
+    )
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+def test_texts_beside_a_chat_are_named(tmp_path: Path, name: str) -> None:
+    records = [chat_row(system=f"You are agent {n}.", context="" if n else "text", dataset_id="x y") for n in range(3)]
+    (warning,) = load(write(tmp_path, name, FORMATS[name](records))).warnings
+    assert "the columns 'context', 'system' hold text in some rows and are not used" in warning
+    assert "put them into the user's message" in warning
+
+
 def test_alpaca_rows_are_named_with_the_mapping_to_write(tmp_path: Path) -> None:
     record = {"instruction": "Sum up.", "input": "long text", "output": "short"}
     path = write(tmp_path, "rows.jsonl", as_jsonl([record]))

@@ -182,7 +182,10 @@ def test_chat_rows(file: Path) -> None:
         (messages(("system", 3), ("user", "a"), ("assistant", "b")), "the system message is a number"),
         (messages(("system", "S"), ("user", "a"), ("assistant", None)), "the assistant's message is null"),
         (messages(("system", "S"), ("user", ""), ("assistant", "b")), "the user's message is empty"),
-        (messages(("system", "S"), ("user", [{"type": "image"}]), ("assistant", "b")), "the user's message is a list"),
+        (
+            messages(("system", "S"), ("user", [{"type": "image"}]), ("assistant", "b")),
+            "a part of type 'image', which cannot be",
+        ),
     ],
 )
 def test_a_bad_chat_row(file: Path, record: dict[str, Any], words: str) -> None:
@@ -329,26 +332,101 @@ def test_a_file_without_answers_says_what_to_do(file: Path, field: str, advice: 
     assert advice in problem.message
 
 
-def test_text_that_every_row_has_and_nobody_reads_is_named(file: Path) -> None:
-    rows = [
-        {"instruction": "Sum up.", "input": f"text {n}", "output": "x", "source": "web", "note": None if n else "once"}
-        for n in range(3)
-    ]
-    columns = {"query": "instruction", "answer": "output"}
-    (warning,) = load(write(file, rows), columns=columns).warnings
-    assert "the column 'input' holds text in every row and is not used" in warning
-    assert "('instruction')" in warning
-    assert load(write(file, [*rows, {"instruction": "a", "output": "b"}]), columns=columns).warnings == []
-    several = [{"query": "q", "answer": "a", "context": "c", "persona": "p"}]
-    assert "the columns 'context', 'persona' hold text" in load(write(file, several)).warnings[0]
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet", "rows.csv"])
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        ({"input": ["a text", "b", "c"]}, "the column 'input' holds text in every row and is not used"),
+        ({"input": ["", "b", "  "]}, "the column 'input' holds text in 1 of 3 rows and is not used"),
+        ({"context": ["c", "c", "c"], "persona": ["p", "p", "p"]}, "columns 'context', 'persona' hold text in every"),
+        ({"context": ["c", "c", "c"], "persona": ["p", "", "p"]}, "columns 'context', 'persona' hold text in some"),
+        ({"source": ["Good morning.", "b", "c"]}, "the column 'source' holds text in every row"),
+        ({"": ["first words", "b", "c"]}, "the column without a name holds text"),
+        ({"input": ["", " ", ""]}, None),
+        ({"source": ["web", "web", "https://host/x"]}, None),
+        ({"row_id": ["a b", "c d", "e f"]}, None),
+        ({"": ["0", "1", "2"]}, None),
+        ({"Unnamed: 0": ["0", "1", "2"]}, None),
+    ],
+)
+def test_text_that_nobody_reads_is_named(
+    tmp_path: Path, name: str, texts: dict[str, list[str]], words: str | None
+) -> None:
+    columns = {**texts, "instruction": ["q", "r", "s"], "output": ["x", "y", "z"]}
+    records = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    path = tmp_path / name
+    if name.endswith(".parquet"):
+        pq.write_table(pa.table(columns), path)
+    elif name.endswith(".csv"):
+        lines = [columns, *(record.values() for record in records)]
+        path.write_text("".join(",".join(line) + "\n" for line in lines))
+    else:
+        write(path, records)
+    loaded = load(path, columns={"query": "instruction", "answer": "output"})
+    assert loaded.problems == []
+    if words is None:
+        assert loaded.warnings == []
+    else:
+        (warning,) = loaded.warnings
+        assert words in warning
+        assert "into the column of the query ('instruction')" in warning
 
 
-def test_text_in_parquet_that_nobody_reads_is_named(tmp_path: Path) -> None:
+def test_text_that_not_every_row_has_is_not_called_unused(file: Path) -> None:
+    rows = [{"query": "a", "answer": "b", "input": "c"}, {"query": "a", "answer": "b"}]
+    assert load(write(file, rows)).warnings == []
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())], ids=str
+)
+def test_text_in_parquet_that_nobody_reads_is_named(tmp_path: Path, kind: pa.DataType) -> None:
     path = tmp_path / "rows.parquet"
-    columns = {"query": ["q"], "answer": ["a"], "input": ["x"], "row_id": ["7"], "size": [3]}
+    texts = pa.array(["x", None]).cast(kind)
+    columns = {"query": ["q", "r"], "answer": ["a", "b"], "input": texts, "row_id": ["7", "8"], "size": [3, 4]}
     pq.write_table(pa.table(columns), path)
     (warning,) = load(path).warnings
-    assert "the column 'input' holds text in every row" in warning
+    assert "the column 'input' holds text in 1 of 2 rows" in warning
+
+
+CHAT = messages(("user", "from the chat"), ("assistant", "a"))
+BESIDE = "the chat in the column 'messages' is not used, because the rows are read by the columns"
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+@pytest.mark.parametrize(
+    ("record", "source", "query", "warnings"),
+    [
+        ({"query": "q", "answer": "a"} | CHAT, {}, "q", [BESIDE]),
+        ({"prompt": "q", "reply": "a"} | CHAT, {"columns": {"query": "prompt", "answer": "reply"}}, "q", [BESIDE]),
+        ({"query": "q", "answer": "a"} | CHAT, {"format": "Chat"}, "from the chat", ["'answer', 'query' hold text"]),
+        ({"answer": "a"} | CHAT, {}, "from the chat", ["the column 'answer' holds text"]),
+        ({"name": "n"} | CHAT, {"columns": {"id": "name"}}, "from the chat", []),
+    ],
+)
+def test_one_rule_says_whether_columns_or_the_chat_are_read(
+    tmp_path: Path, name: str, record: dict[str, Any], source: dict[str, Any], query: str, warnings: list[str]
+) -> None:
+    path = tmp_path / name
+    if name.endswith(".parquet"):
+        pq.write_table(pa.Table.from_pylist([record]), path)
+    else:
+        write(path, [record])
+    loaded = load(path, **source)
+    assert [row.query for row in loaded.rows] == [query], loaded.problems
+    assert len(loaded.warnings) == len(warnings)
+    assert all(words in warning for words, warning in zip(warnings, loaded.warnings, strict=True))
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+def test_a_chat_is_not_read_in_place_of_columns_that_the_job_names(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name.endswith(".parquet"):
+        pq.write_table(pa.Table.from_pylist([CHAT]), path)
+    else:
+        write(path, [CHAT])
+    (problem,) = load(path, columns={"query": "prompt", "answer": "messages"}).problems
+    assert "has no column 'prompt'; to read the chat in 'messages', set format: Chat" in problem.message
 
 
 @pytest.mark.parametrize("source", [{}, {"format": "Chat"}, {"format": "Parquet"}])
@@ -377,9 +455,3 @@ def test_damaged_chat_rows_in_parquet_are_named(tmp_path: Path) -> None:
     assert [where for where, _ in problems] == [f"{path}#2", f"{path}#3"]
     assert "the roles user" in problems[0][1]
     assert "null" in problems[1][1]
-
-
-def test_a_parquet_file_with_queries_and_messages_is_read_by_its_columns(tmp_path: Path) -> None:
-    path = tmp_path / "rows.parquet"
-    pq.write_table(pa.table({"query": ["q"], "answer": ["a"], "messages": ["none"]}), path)
-    assert [row.query for row in load(path).rows] == ["q"]

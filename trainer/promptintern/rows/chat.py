@@ -4,27 +4,26 @@ The user's message becomes the query of a row, and the assistant's message becom
 queries need no assistant's message.
 """
 
-from collections.abc import Container, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from promptintern.rows.columns import CHAT_COLUMNS, chat_column
 from promptintern.rows.record import RecordReader, describe_type
 from promptintern.rows.types import Query
 
 ROLES = ("system", "user", "assistant")
-COLUMNS = ("messages", "conversations")
-"""The columns that hold the turns of a chat: OpenAI's and ShareGPT's."""
 _SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _TOOL_ROLES = {"tool", "function", "function_call", "observation", "ipython"}
-_TOOLS = (
-    "has calls of tools or their results, which cannot be learned; only text between a user and an assistant can. "
-    "Leave such rows out, or write the call as text into the assistant's message"
-)
-
-
-def is_chat(columns: Container[str]) -> bool:
-    """Return whether a record with these columns is a chat record."""
-    return any(name in columns for name in COLUMNS)
+_ONLY_TEXT = "which cannot be learned; only text between a user and an assistant can. Leave such rows out"
+_TOOLS = f"has calls of tools or their results, {_ONLY_TEXT}, or write the call as text into the assistant's message"
+UNREADABLE_COLUMNS = {
+    **dict.fromkeys(("tools", "functions"), "descriptions of tools"),
+    **dict.fromkeys(("images", "videos", "audios"), "pictures or sound"),
+}
+"""The columns beside a chat that a row must leave empty, and what they hold."""
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+"""The keys of an assistant's message that hold what it thought before its answer."""
 
 
 @dataclass(kw_only=True)
@@ -40,6 +39,10 @@ class ChatReader:
     def read(self, record: Mapping[str, Any], *, where: str, number: int) -> Query | None:
         """Return the row or query in ``record``. If it has a problem, add the problem at ``where`` and return None."""
         problems_before = self.reader.problems.count
+        self.reader.has_chats = True
+        columns = self.reader.columns
+        used = {columns.answers, columns.tests, columns.test_setup, columns.id, *CHAT_COLUMNS, *UNREADABLE_COLUMNS}
+        self.reader.unused.note(record, used)
         turns = self._turns(record, where)
         if turns is None:
             return None
@@ -61,20 +64,18 @@ class ChatReader:
 
     def _turns(self, record: Mapping[str, Any], where: str) -> dict[str, Any] | None:
         """Return the content of the messages by role. If they form no row, add a problem and return None."""
-        column = next((name for name in COLUMNS if name in record), None)
+        column = chat_column(record)
         messages = record.get(column) if column else None
-        if column == "conversations" and isinstance(messages, list):
+        if isinstance(messages, list):
             messages = [_from_sharegpt(message) for message in messages]
         if not isinstance(messages, list):
             problem = f"has {column} that are {describe_type(messages)}" if column else "has no messages"
             self._add_problem(where, f"{problem}; a chat row is {{'messages': [{{'role': ..., 'content': ...}}, ...]}}")
             return None
-        roles = [message.get("role") if isinstance(message, Mapping) else None for message in messages]
-        if any(isinstance(role, str) and role in _TOOL_ROLES for role in roles) or any(
-            _calls_tools(message) for message in messages
-        ):
-            self._add_problem(where, _TOOLS)
+        if fault := _not_text(record, messages):
+            self._add_problem(where, fault)
             return None
+        roles = [message.get("role") if isinstance(message, Mapping) else None for message in messages]
         answered = [["user", "assistant"], ["system", "user", "assistant"]]
         if roles not in (answered if self.reader.labelled else [*answered, ["user"], ["system", "user"]]):
             shown = ", ".join(map(str, roles[:8])) + (", ..." if len(roles) > 8 else "") or "none"
@@ -84,6 +85,8 @@ class ChatReader:
                 "before them",
             )
             return None
+        if self.reader.labelled and (fault := _not_learned(messages[-1])):
+            self._add_problem(where, fault)
         return {role: _content(message) for role, message in zip(roles, messages, strict=True)}
 
     def _check_system(self, value: Any, where: str) -> None:
@@ -108,11 +111,41 @@ def _from_sharegpt(message: Any) -> Any:
     if not isinstance(message, Mapping) or "from" not in message:
         return message
     role = message["from"]
-    return {"role": _SHAREGPT_ROLES.get(role, role) if isinstance(role, str) else role, "content": message.get("value")}
+    role = _SHAREGPT_ROLES.get(role, role) if isinstance(role, str) else role
+    return {**message, "role": role, "content": message.get("value")}
 
 
-def _calls_tools(message: Any) -> bool:
-    return isinstance(message, Mapping) and any(message.get(name) for name in ("tool_calls", "function_call"))
+def _not_text(record: Mapping[str, Any], messages: Sequence[Any]) -> str | None:
+    """Return what a row has besides text, such as calls of tools and images, or None if it has only text."""
+    for column, what in UNREADABLE_COLUMNS.items():
+        value = record.get(column)
+        if value and not (isinstance(value, str) and value.strip() in ("", "[]", "{}", "null")):
+            return f"has {what} in the column {column!r}, {_ONLY_TEXT}"
+    for message in messages:
+        if not isinstance(message, Mapping):
+            continue
+        role, content = message.get("role"), message.get("content")
+        if isinstance(role, str) and role in _TOOL_ROLES:
+            return _TOOLS
+        if any(message.get(name) for name in ("tool_calls", "function_call")):
+            return _TOOLS
+        for part in content if isinstance(content, list) else ():
+            kind = part.get("type") if isinstance(part, Mapping) else None
+            if isinstance(kind, str) and kind != "text":
+                return f"has a message with a part of type {kind!r}, {_ONLY_TEXT}"
+    return None
+
+
+def _not_learned(answer: Mapping[str, Any]) -> str | None:
+    """Return what would be lost if the content of the assistant's message ``answer`` was learned, or None."""
+    if thought := next((name for name in _THOUGHTS if answer.get(name)), None):
+        return (
+            f"the assistant's message has a thought in {thought!r}, which would not be learned; remove it, or write it "
+            "into the content"
+        )
+    if answer.get("weight") == 0:
+        return "the assistant's message has the weight 0, so it must not be learned; leave such rows out"
+    return None
 
 
 def _content(message: Mapping[str, Any]) -> Any:

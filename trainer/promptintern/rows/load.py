@@ -2,23 +2,23 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import IO, Any, Generic, Literal, Protocol, TypeVar, cast
+from typing import IO, Any, Generic, Literal, TypeVar, cast
 
 import pyarrow as pa
 from promptintern_api.data import DataFormat, DataSource
 
 from promptintern.errors import Problem, UserError, first_line
-from promptintern.rows.chat import COLUMNS, ChatReader
-from promptintern.rows.chat import is_chat as is_chat_record
+from promptintern.rows.chat import UNREADABLE_COLUMNS, ChatReader
+from promptintern.rows.columns import CHAT_COLUMNS, chat_column, is_read_as_chat, may_be_unused
 from promptintern.rows.delimited import delimiter_of, read_table
 from promptintern.rows.files.compressed import plain_name, unpacked
 from promptintern.rows.files.hashing import HashingReader
 from promptintern.rows.files.source import DataFile, data_files
 from promptintern.rows.jsonl import parse_objects, read_lines
-from promptintern.rows.parquet import missing_columns, read_columns, read_records
+from promptintern.rows.parquet import read_columns, read_records
 from promptintern.rows.problems import ProblemList
 from promptintern.rows.record import RecordReader
 from promptintern.rows.types import Query, Row
@@ -43,10 +43,6 @@ class LoadedRows(Generic[Q]):
     system: str | None = None
     """The system message that all rows of a chat file share."""
     warnings: Sequence[str] = ()
-
-
-class _RowReader(Protocol):
-    def read(self, record: Mapping[str, Any], *, where: str, number: int) -> Query | None: ...
 
 
 def load_rows(source: DataSource, *, field: str, s3: S3Options | None = None) -> LoadedRows[Row]:
@@ -100,6 +96,13 @@ class _Part:
     """The number of records that were read, with and without problems."""
     last: int = 0
     """The number of the last record that was read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ReadRows:
+    rows: list[Query]
+    records: int
+    last: int
 
 
 def _load_files(source: DataSource, files: Sequence[DataFile], reader: RecordReader) -> list[_Part]:
@@ -200,65 +203,62 @@ def _load_records(
 ) -> _Part:
     name = display_uri(source.uri)
     begin = list(islice(objects, 1))
-    chat = source.format is DataFormat.CHAT or (
-        source.format is DataFormat.AUTO and bool(begin) and is_chat_record(begin[0][1])
-    )
-    reader = ChatReader(reader=records) if chat else None
+    reader = _choose_reader(source, begin[0][1].keys() if begin else (), records)
     numbered = ((f"{name}:{number}", first + number, record) for number, record in chain(begin, objects))
-    read = _rows(numbered, reader or records, source.limit, first=first)
-    return _Part(
-        uri=source.uri,
-        rows=read.rows,
-        sha256=hashing.digest_of_all(),
-        system=reader.system if reader else None,
-        is_chat=chat,
-        records=read.records,
-        last=read.last,
-    )
+    read = _rows(numbered, reader, source.limit, first=first)
+    return _part(source, read, reader, hashing.digest_of_all())
 
 
-def _load_parquet(source: DataSource, file: IO[bytes], reader: RecordReader, first: int) -> _Part:
-    digest = HashingReader(file).digest_of_all()
-    file.seek(0)
-    name, columns, problems = display_uri(source.uri), source.columns, reader.problems
-    found = read_columns(file, problems, file_name=name)
-    if found is None:
-        return _Part(uri=source.uri, rows=[], sha256=digest, last=first)
-    is_chat = source.format is DataFormat.CHAT or (is_chat_record(found.names) and columns.query not in found.names)
-    required = () if is_chat else reader.required_columns
-    if missing_columns(found, columns, problems, file_name=name, field=reader.field, required=required):
-        return _Part(uri=source.uri, rows=[], sha256=digest, last=first)
-    chat = ChatReader(reader=reader) if is_chat else None
-    own = list(COLUMNS) if is_chat else [columns.query, columns.answer]
-    wanted = dict.fromkeys([*own, columns.answers, columns.tests, columns.test_setup, columns.id])
-    file.seek(0)
-    records = read_records(file, [each for each in wanted if each in found.names], problems, file_name=name)
-    numbered = ((f"{name}#{number}", first + number, record) for number, record in enumerate(records, start=1))
-    unused = reader.unused_texts
-    read = _rows(numbered, chat or reader, source.limit, first=first)
-    if not is_chat:
-        reader.unused_texts = unused
-        reader.note_texts(found.texts)  # the records hold only the columns that are used
+def _choose_reader(source: DataSource, names: Collection[str], records: RecordReader) -> RecordReader | ChatReader:
+    """Return the reader of a file with the columns ``names``."""
+    if is_read_as_chat(names, source.columns, source.format):
+        return ChatReader(reader=records)
+    if source.format in (DataFormat.AUTO, DataFormat.PARQUET):
+        records.unused_chat = records.unused_chat or chat_column(names)
+    return records
+
+
+def _part(source: DataSource, read: _ReadRows, reader: RecordReader | ChatReader, digest: str) -> _Part:
+    is_chat = isinstance(reader, ChatReader)
     return _Part(
         uri=source.uri,
         rows=read.rows,
         sha256=digest,
-        system=chat.system if chat else None,
+        system=reader.system if isinstance(reader, ChatReader) else None,
         is_chat=is_chat,
         records=read.records,
         last=read.last,
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _ReadRows:
-    rows: list[Query]
-    records: int
-    last: int
+def _load_parquet(source: DataSource, file: IO[bytes], records: RecordReader, first: int) -> _Part:
+    digest = HashingReader(file).digest_of_all()
+    file.seek(0)
+    name, columns = display_uri(source.uri), source.columns
+    found = read_columns(file, records.problems, file_name=name)
+    if found is None:
+        return _Part(uri=source.uri, rows=[], sha256=digest, last=first)
+    reader = _choose_reader(source, found.names, records)
+    if isinstance(reader, ChatReader):
+        own = [*CHAT_COLUMNS, *UNREADABLE_COLUMNS]
+    elif reader.lacks_columns(found.names, name):
+        return _Part(uri=source.uri, rows=[], sha256=digest, last=first)
+    else:
+        own = [columns.query, columns.answer]
+    texts = [each for each in found.texts if may_be_unused(each)]
+    wanted = dict.fromkeys([*own, columns.answers, columns.tests, columns.test_setup, columns.id, *texts])
+    file.seek(0)
+    rows = read_records(file, [each for each in wanted if each in found.names], records.problems, file_name=name)
+    numbered = ((f"{name}#{number}", first + number, record) for number, record in enumerate(rows, start=1))
+    return _part(source, _rows(numbered, reader, source.limit, first=first), reader, digest)
 
 
 def _rows(
-    numbered: Iterable[tuple[str, int, Mapping[str, Any]]], reader: _RowReader, limit: int | None, *, first: int = 0
+    numbered: Iterable[tuple[str, int, Mapping[str, Any]]],
+    reader: RecordReader | ChatReader,
+    limit: int | None,
+    *,
+    first: int = 0,
 ) -> _ReadRows:
     """Return the valid rows among the first ``limit`` records, or among all records if ``limit`` is None.
 

@@ -1,15 +1,14 @@
 """Converts the records of a file, which map columns to values, to rows or queries, or to problems at their line."""
 
 import dataclasses
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from promptintern_api.data import Columns
 from pydantic.alias_generators import to_camel
 
+from promptintern.rows.columns import UnusedTexts, describe_missing
 from promptintern.rows.problems import ProblemList
 from promptintern.rows.types import Query, Row
 
@@ -23,13 +22,6 @@ _WITH_ANSWERS = {
     "spec.data.queries": "to learn from these answers, name the file in spec.data.train instead",
 }
 """What to do if a file of queries has answers, by the field of the job that names the file."""
-
-
-_NAMES_A_ROW = re.compile(
-    r"(?:^|_)(?:id|uuid|index|source|url|split|lang|language|date|time|timestamp)$", re.IGNORECASE
-)
-"""The names of columns that tell where a row comes from, and not what is asked."""
-_MAX_UNUSED = 5
 
 
 @dataclass(kw_only=True)
@@ -46,29 +38,29 @@ class RecordReader:
     """The optional columns that occurred in at least one of the records read so far."""
     unread_answers: int = 0
     """The number of records read so far that have an answer although records become queries."""
-    unused_texts: set[str] | None = None
-    """The columns that hold text in every record read so far, and that the job does not use; None before a record."""
+    unused: UnusedTexts = dataclasses.field(default_factory=UnusedTexts)
+    """The columns of the records read so far that hold text and that the job does not use."""
+    unused_chat: str | None = None
+    """The column of a file that holds a chat, although the file is read by its other columns."""
+    has_chats: bool = False
+    """Whether one of the records read so far is a chat."""
 
     def warnings(self) -> list[str]:
         """Return the warnings about all records: columns that no record has, and answers that are not read."""
-        return [*self._missing_column_warnings(), *self._unread_answer_warnings(), *self._unused_text_warnings()]
-
-    def note_texts(self, columns: Iterable[str]) -> None:
-        """Record which columns hold text in a record, or in all records."""
-        named = self.columns.model_dump().values()
-        unused = {name for name in columns if name not in named and not _NAMES_A_ROW.search(name)}
-        self.unused_texts = unused if self.unused_texts is None else self.unused_texts & unused
-
-    def _unused_text_warnings(self) -> list[str]:
-        if not self.unused_texts:
-            return []
-        names = sorted(self.unused_texts)[:_MAX_UNUSED]
-        listed = ", ".join(repr(name[:60]) for name in names)
-        what = f"column {listed} holds" if len(names) == 1 else f"columns {listed} hold"
-        it = "it" if len(names) == 1 else "them"
+        question = "the user's message" if self.has_chats else f"the column of the query ({self.columns.query!r})"
         return [
-            f"{self.field}: the {what} text in every row and {'is' if len(names) == 1 else 'are'} not used; if the "
-            f"question needs {it}, put {it} into the column of the query ({self.columns.query!r})"
+            *self._missing_column_warnings(),
+            *self._unread_answer_warnings(),
+            *self.unused.warnings(self.field, question),
+            *self._unused_chat_warnings(),
+        ]
+
+    def _unused_chat_warnings(self) -> list[str]:
+        if self.unused_chat is None:
+            return []
+        return [
+            f"{self.field}: the chat in the column {self.unused_chat!r} is not used, because the rows are read by "
+            f"the columns {self.columns.query!r} and {self.columns.answer!r}; to read the chat, set format: Chat"
         ]
 
     def _unread_answer_warnings(self) -> list[str]:
@@ -87,20 +79,24 @@ class RecordReader:
             if column is not None and column not in self.columns_seen
         ]
 
-    @property
-    def required_columns(self) -> tuple[str, ...]:
-        """The fields of ``columns`` that name a column which every record must have."""
-        return ("query", "answer") if self.labelled else ("query",)
+    def lacks_columns(self, names: Collection[str], where: str) -> bool:
+        """Return whether a required column is not in ``names``, and add a problem at ``where`` for each of them."""
+        missing = [
+            name
+            for name in (("query", "answer") if self.labelled else ("query",))
+            if getattr(self.columns, name) not in names
+        ]
+        for name in missing:
+            message = describe_missing(getattr(self.columns, name), names, f"{self.field}.columns.{name}")
+            self.problems.add(where, message + (_WITHOUT_ANSWERS.get(self.field, "") if name == "answer" else ""))
+        return bool(missing)
 
     def read(self, record: Mapping[str, Any], *, where: str, number: int) -> Query | None:
         """Return the row or query in ``record``. If it has a problem, add the problem at ``where`` and return None."""
         problems_before = self.problems.count
-        self.note_texts(name for name, value in record.items() if isinstance(value, str) and value.strip())
-        missing = [n for n in self.required_columns if getattr(self.columns, n) not in record]
-        for name in missing:
-            self.problems.add(where, self._missing_column(name, record))
-        if missing:
+        if self.lacks_columns(record.keys(), where):
             return None
+        self.unused.note(record, self.columns.model_dump().values())
         query = self.read_text(record[self.columns.query], where, f"column {self.columns.query!r}")
         accepted: list[str] = []
         if self.labelled:
@@ -150,22 +146,6 @@ class RecordReader:
             where=where,
             tests=tuple(tests),
             test_setup=setup,
-        )
-
-    def _missing_column(self, name: str, record: Mapping[str, Any]) -> str:
-        column = getattr(self.columns, name)
-        names = [str(key) for key in record]
-        close = get_close_matches(column, names, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        if {"instruction", "output"} <= record.keys():
-            hint = (
-                "these look like Alpaca rows: set columns: {query: instruction, answer: output}, and put a text in "
-                "'input' that belongs to the question into 'instruction'. "
-            )
-        listed = ", ".join(map(repr, names[:10])) + (", ..." if len(names) > 10 else "") if names else "none"
-        return (
-            f"has no column {column!r}; {hint}Columns: {listed}. Set {self.field}.columns.{name} to the right one"
-            + (_WITHOUT_ANSWERS.get(self.field, "") if name == "answer" else "")
         )
 
     def read_text(self, value: Any, where: str, description: str) -> str | None:
