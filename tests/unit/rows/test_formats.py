@@ -159,6 +159,22 @@ def test_faults_of_a_table_are_named_at_their_lines(tmp_path: Path, content: byt
     assert any(where == f"{path}:{line}" and message in text for where, text in found), found
 
 
+@pytest.mark.parametrize(
+    ("name", "delimiter", "words"),
+    [
+        ("rows.csv", ";", "separated by a semicolon; save the file with commas"),
+        ("rows.csv", "|", "separated by a vertical bar; save the file with commas"),
+        ("rows.csv", "\t", "separated by a tab; set format: TSV"),
+        ("rows.tsv", ",", "separated by a comma; set format: CSV"),
+    ],
+)
+def test_another_delimiter_is_named_once(tmp_path: Path, name: str, delimiter: str, words: str) -> None:
+    path = write(tmp_path, name, as_table(RECORDS, delimiter))
+    (problem,) = load(path).problems
+    assert problem.where == f"{path}:1"
+    assert words in problem.message
+
+
 def test_lists_in_a_table_are_json(tmp_path: Path) -> None:
     content = b'query,answer,tests\nq,"[""a"", ""b""]","[""assert 1""]"\nr,[x,"[""assert 2""]"\n'
     loaded = load(write(tmp_path, "rows.csv", content), columns={"tests": "tests"})

@@ -86,7 +86,8 @@ BAD_LINES = [
     (b'{"query": "a\\u0000", "answer": "b"}', "column 'query' contains a NUL character"),
     (b'{"query": "a", "answer": "\\ud800"}', "contains half of a surrogate pair"),
     (b'{"query": "a\x00", "answer": "b"}', "is not valid JSON: Invalid control character"),
-    (b'{"query": "a", "answer": "b", "id": [1]}', "column 'id' is a list, not text or a number"),
+    (b'{"query": "a", "answer": "b", "id": [1]}', "column 'id' is a list, not text or a whole number"),
+    (b'{"query": "a", "answer": "b", "id": 7.0}', "column 'id' is a number, not text or a whole number"),
     (b'{"query": "a", "answer": "b", "tests": "x"}', "column 'tests' is text, not a list of texts"),
     (b'{"query": "a", "answer": "b", "more": [1]}', "column 'more'[0] is a number, not text"),
     (b'{"query": "' + b"a" * (16 * 2**20) + b'", "answer": "b"}', "is longer than 16 MiB"),
@@ -427,6 +428,13 @@ def test_a_chat_is_not_read_in_place_of_columns_that_the_job_names(tmp_path: Pat
         write(path, [CHAT])
     (problem,) = load(path, columns={"query": "prompt", "answer": "messages"}).problems
     assert "has no column 'prompt'; to read the chat in 'messages', set format: Chat" in problem.message
+
+
+def test_the_rows_in_a_list_of_one_object_are_named(file: Path) -> None:
+    rows = [{"query": f"q {n}", "answer": "a"} for n in range(3)]
+    (problem,) = load(write(file, [{"version": "1", "data": rows}])).problems
+    assert problem.where == f"{file}:1"
+    assert "whose list 'data' holds 3 objects; if these are the rows, write each of them on a line" in problem.message
 
 
 @pytest.mark.parametrize("source", [{}, {"format": "Chat"}, {"format": "Parquet"}])

@@ -10,6 +10,13 @@ from promptintern.rows.jsonl import MAX_LINE_BYTES, read_lines
 from promptintern.rows.problems import ProblemList
 
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
+_OTHER_DELIMITERS = {
+    ",": "a comma; set format: CSV",
+    "\t": "a tab; set format: TSV",
+    ";": "a semicolon; save the file with commas",
+    "|": "a vertical bar; save the file with commas",
+}
+"""What may separate the columns of a table of another kind, in words, and what to do."""
 
 
 def delimiter_of(kind: str) -> str:
@@ -49,6 +56,9 @@ def read_table(
             continue  # an empty line
         if names is None:
             names = [name.strip() for name in fields]
+            if wrong := _wrong_delimiter(names, delimiter):
+                problems.add(f"{file_name}:{first}", wrong)
+                return
             if twice := [name for name, count in Counter(names).items() if count > 1]:
                 problems.add(f"{file_name}:{first}", f"names the column {twice[0]!r} twice")
                 return
@@ -62,6 +72,16 @@ def read_table(
             continue
         record = dict(zip(names, fields, strict=True))
         yield first, {name: _value(text, is_list=name in lists) for name, text in record.items()}
+
+
+def _wrong_delimiter(names: Sequence[str], delimiter: str) -> str | None:
+    """Return what is wrong if the only column's name has another delimiter in it, or None if nothing is."""
+    if len(names) > 1:
+        return None
+    for mark, words in _OTHER_DELIMITERS.items():
+        if mark != delimiter and mark in names[0]:
+            return f"names one column, {names[0][:60]!r}, which looks like several that are separated by {words}"
+    return None
 
 
 def _value(text: str, *, is_list: bool) -> Any:

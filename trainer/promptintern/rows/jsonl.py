@@ -1,7 +1,7 @@
 """Reads JSON Lines. Each line of a file yields an object, or a problem at that line."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from promptintern.rows.files.kinds import HEAD_BYTES, describe_kind
@@ -74,6 +74,17 @@ def parse_objects(
                 yield number, value
             else:
                 problems.add(where, f"is {describe_type(value)}; give one JSON object per line")
+
+
+def describe_wrapped(record: Mapping[str, Any]) -> str | None:
+    """Return what is wrong if ``record``, the only one of a file, holds the rows in a list, or None if it does not."""
+    for name, value in record.items():
+        if isinstance(value, list) and len(value) > 1 and all(isinstance(item, dict) for item in value):
+            return (
+                f"is one JSON object, whose list {name!r} holds {len(value)} objects; if these are the rows, write "
+                "each of them on a line of its own"
+            )
+    return None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from promptintern.rows.delimited import delimiter_of, read_table
 from promptintern.rows.files.compressed import plain_name, unpacked
 from promptintern.rows.files.hashing import HashingReader
 from promptintern.rows.files.source import DataFile, data_files
-from promptintern.rows.jsonl import parse_objects, read_lines
+from promptintern.rows.jsonl import describe_wrapped, parse_objects, read_lines
 from promptintern.rows.parquet import read_columns, read_records
 from promptintern.rows.problems import ProblemList
 from promptintern.rows.record import RecordReader
@@ -202,8 +202,13 @@ def _load_records(
     first: int,
 ) -> _Part:
     name = display_uri(source.uri)
-    begin = list(islice(objects, 1))
+    begin = list(islice(objects, 2))
     reader = _choose_reader(source, begin[0][1].keys() if begin else (), records)
+    if len(begin) == 1 and not {source.columns.query, *CHAT_COLUMNS} & begin[0][1].keys():
+        number, record = begin[0]
+        if wrong := describe_wrapped(record):
+            records.problems.add(f"{name}:{number}", wrong)
+            return _part(source, _ReadRows(rows=[], records=1, last=first + number), reader, hashing.digest_of_all())
     numbered = ((f"{name}:{number}", first + number, record) for number, record in chain(begin, objects))
     read = _rows(numbered, reader, source.limit, first=first)
     return _part(source, read, reader, hashing.digest_of_all())

@@ -196,7 +196,7 @@ class RecordReader:
         if column is None or (value := record.get(column)) is None:
             return default
         if isinstance(value, bool) or not isinstance(value, str | int):
-            self.problems.add(where, f"column {column!r} is {describe_type(value)}, not text or a number")
+            self.problems.add(where, f"column {column!r} is {describe_type(value)}, not text or a whole number")
         return str(value)
 
 
