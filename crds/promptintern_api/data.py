@@ -93,9 +93,10 @@ class DataSource(ApiModel):
         Field(
             description=(
                 "Format of the file: JSONL, Parquet, CSV, TSV, or Chat (JSONL or Parquet). Auto reads a file named "
-                ".parquet, .csv or .tsv as its name says, a file whose first record has `messages` or "
-                "`conversations` (ShareGPT) as Chat, and every "
-                "other file as JSONL. JSONL, CSV and TSV may be compressed with gzip or Zstandard."
+                ".parquet, .csv or .tsv as its name says, and every other file as JSONL. Auto and Parquet read a file "
+                "with the column `messages` or `conversations` (ShareGPT) as Chat, unless it has the column "
+                "`columns.query`, or `columns` names another query or answer than the default. JSONL, CSV and TSV may "
+                "be compressed with gzip or Zstandard."
             )
         ),
     ] = DataFormat.AUTO
@@ -105,7 +106,7 @@ class DataSource(ApiModel):
         Field(
             description=(
                 "Split of a data set on a hub, such as train: the files whose name or folder begins with this word. If "
-                "it is left out, `uri` names the files."
+                "it is left out, `uri` names files of one split."
             )
         ),
     ] = None
