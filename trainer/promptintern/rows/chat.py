@@ -6,6 +6,7 @@ queries need no assistant's message.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from promptintern.rows.columns import CHAT_COLUMNS, chat_column
@@ -36,13 +37,17 @@ class ChatReader:
     _system_where: str | None = field(default=None, init=False)
     """The location of the record from which ``system`` was read."""
 
+    @cached_property
+    def _used(self) -> frozenset[str | None]:
+        """The columns that are read, or that must be empty."""
+        used = self.reader.columns.model_dump(exclude={"query", "answer"}).values()
+        return frozenset([*used, *CHAT_COLUMNS, *UNREADABLE_COLUMNS])
+
     def read(self, record: Mapping[str, Any], *, where: str, number: int) -> Query | None:
         """Return the row or query in ``record``. If it has a problem, add the problem at ``where`` and return None."""
         problems_before = self.reader.problems.count
         self.reader.has_chats = True
-        columns = self.reader.columns
-        used = {columns.answers, columns.tests, columns.test_setup, columns.id, *CHAT_COLUMNS, *UNREADABLE_COLUMNS}
-        self.reader.unused.note(record, used)
+        self.reader.unused.note(record, self._used)
         turns = self._turns(record, where)
         if turns is None:
             return None

@@ -69,6 +69,8 @@ class UnusedTexts:
     """The columns that every record has, that hold text in some, and that the job does not use."""
 
     records: int = 0
+    _columns: set[str] | None = None
+    """The columns of the last record, or None before the first."""
     _names: set[str] | None = None
     """The unused columns that all records so far have, or None before the first record."""
     _filled: Counter[str] = field(default_factory=Counter)
@@ -79,13 +81,16 @@ class UnusedTexts:
     def note(self, record: Mapping[str, Any], used: Collection[str | None]) -> None:
         """Record which columns besides ``used`` the record has, and which of them hold text."""
         self.records += 1
-        names = {name for name in record if name not in used and may_be_unused(name)}
-        self._names = names if self._names is None else self._names & names
-        texts = [name for name in self._names if isinstance(record[name], str) and record[name].strip()]
-        self._filled.update(texts)
-        self._questions.update(
-            name for name in texts if not _MAY_NAME_A_ROW.search(name) or len(record[name].split()) > 1
-        )
+        if record.keys() != self._columns:  # most records have the columns of the record before
+            self._columns = set(record)
+            names = {name for name in record if name not in used and may_be_unused(name)}
+            self._names = names if self._names is None else self._names & names
+        for name in self._names or ():
+            value = record[name]
+            if isinstance(value, str) and value.strip():
+                self._filled[name] += 1
+                if name not in self._questions and (not _MAY_NAME_A_ROW.search(name) or len(value.split()) > 1):
+                    self._questions.add(name)
 
     def warnings(self, field_name: str, question: str) -> list[str]:
         """Return a warning that names the columns, or nothing if there are none.

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from promptintern_api.data import Columns
@@ -44,6 +45,11 @@ class RecordReader:
     """The column of a file that holds a chat, although the file is read by its other columns."""
     has_chats: bool = False
     """Whether one of the records read so far is a chat."""
+
+    @cached_property
+    def _used(self) -> frozenset[str | None]:
+        """The columns that the job names."""
+        return frozenset(self.columns.model_dump().values())
 
     def warnings(self) -> list[str]:
         """Return the warnings about all records: columns that no record has, and answers that are not read."""
@@ -96,7 +102,7 @@ class RecordReader:
         problems_before = self.problems.count
         if self.lacks_columns(record.keys(), where):
             return None
-        self.unused.note(record, self.columns.model_dump().values())
+        self.unused.note(record, self._used)
         query = self.read_text(record[self.columns.query], where, f"column {self.columns.query!r}")
         accepted: list[str] = []
         if self.labelled:

@@ -52,9 +52,9 @@ class HubDataset:
         if below:
             return self._of_whole_folder(below, where=where, field=field)
         folder, _, pattern = self.path.rpartition("/")
-        if is_pattern(folder):
-            raise misplaced_pattern(where, field=field)
         found = [path for path in self.files if _folder_of(path) == folder]
+        if not found and is_pattern(folder):
+            raise misplaced_pattern(where, field=field)
         if not found:
             raise UserError.at(
                 field,
