@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 from promptintern.engine.adapter import Adapter, attach_lora
+from promptintern.engine.adapter_config import read_adapter_config
 from promptintern.errors import RunFailed, UserError
 from promptintern_api.training import Lora
-from transformers import GPT2Config
+from transformers import FalconConfig, Gemma3Config, Gemma3TextConfig, GPT2Config, Llama4TextConfig
 
 from tests.tiny import ARCHITECTURES, COMMON, VOCABULARY, random_model, tiny_config, tiny_model
 
@@ -97,8 +98,64 @@ def test_unknown_target_modules_name_the_field() -> None:
 
 
 def test_targets_that_peft_stores_otherwise_are_refused_before_training() -> None:
-    with pytest.raises(UserError, match=r"spec\.training\.lora\.targetModules: .*names more than linear layers"):
+    with pytest.raises(UserError, match=r"targetModules: names model\.embed_tokens, which is no linear layer"):
         attach_lora(tiny_model("llama"), Lora(r=4, target_modules="q_proj,embed_tokens"), seed=0)
+
+
+@pytest.mark.parametrize("targets", ["q_proj,nonsense", "all-linear,q_proj", "vision_proj,q_proj"])
+def test_each_name_that_no_linear_layer_has_is_named(targets: str) -> None:
+    (wrong,) = set(targets.split(",")) - {"q_proj"}
+    with pytest.raises(UserError, match=rf"targetModules: names {wrong}, which is no linear layer .* such as q_proj"):
+        attach_lora(tiny_model("llama"), Lora(r=4, target_modules=targets), seed=0)
+
+
+@pytest.mark.parametrize("targets", ["w1,w2,w3", "q_proj,w2"])
+def test_the_names_of_experts_that_peft_replaces_are_no_fault(targets: str) -> None:
+    assert attach_lora(tiny_model("mixtral"), Lora(r=4, target_modules=targets), seed=0).slots
+
+
+def composite() -> Any:
+    """Return a model of text and images."""
+    sized = {**COMMON, "num_key_value_heads": 2, "head_dim": 8}
+    vision = {name: COMMON[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers")}
+    return random_model(
+        Gemma3Config(
+            text_config=Gemma3TextConfig(**sized, sliding_window=64, query_pre_attn_scalar=8).to_dict(),
+            vision_config={**vision, "num_attention_heads": 4, "image_size": 28, "patch_size": 14},
+        )
+    )
+
+
+@pytest.mark.parametrize("targets", ["all-linear", "q_proj,out_proj,v_proj", "q_proj"])
+def test_only_the_language_model_of_a_composite_model_is_adapted(targets: str, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    if "out_proj" in targets:  # only the part that sees images has such layers
+        with pytest.raises(UserError, match="targetModules: names out_proj, which is no linear layer of the language"):
+            attach_lora(composite(), Lora(r=4, target_modules=targets), seed=0)
+        return
+    adapter = attach_lora(composite(), Lora(r=4, target_modules=targets), seed=0)
+    assert all(".language_model." in slot.name for slot in adapter.slots)
+    adapter.load_flat(torch.randn(adapter.flat.shape, generator=torch.Generator().manual_seed(1)) * 0.1)
+    adapter.save(tmp_path, base_name="base")
+    assert read_adapter_config(tmp_path, where="").target_modules
+    loaded = PeftModel.from_pretrained(composite(), str(tmp_path))
+    assert torch.equal(logits(loaded), logits(adapter.model))
+
+
+def test_a_router_that_is_a_linear_layer_by_its_class_only_is_left_out() -> None:
+    config = Llama4TextConfig(
+        **COMMON, num_key_value_heads=2, head_dim=8, num_local_experts=2, intermediate_size_mlp=64
+    )
+    adapter = attach_lora(random_model(config), Lora(r=4), seed=0)
+    assert adapter.slots and not any(".router." in slot.name for slot in adapter.slots)
+    with pytest.raises(UserError, match="targetModules: names router, which is no linear layer"):
+        attach_lora(random_model(config), Lora(r=4, target_modules="router,q_proj"), seed=0)
+
+
+def test_a_layer_that_computes_what_a_linear_layer_computes_is_adapted() -> None:
+    config = FalconConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=1, num_attention_heads=4)
+    assert attach_lora(random_model(config), Lora(r=4, target_modules="query_key_value"), seed=0).slots
 
 
 def test_dropout_where_it_cannot_be_is_named() -> None:

@@ -15,6 +15,8 @@ from promptintern.errors import RunFailed, UserError
 from promptintern.storage.local import writing_files
 
 WEIGHTS = "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+"""What PEFT puts before the names of the base model's modules."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,13 +156,16 @@ def _buffer_slots(trainable: list[tuple[str, nn.Parameter]]) -> tuple[Slot, ...]
 def attach_lora(model: nn.Module, lora: Lora, *, seed: int) -> Adapter:
     """Attach fresh LoRA layers, initialized from ``seed`` alone, to ``model``, and return the adapter.
 
+    In a composite model, only the language model gets LoRA layers.
+
     Raises:
-        UserError: if no module has any of the names in ``training.lora.targetModules``, or if one of them shares its
-            weights with another module.
+        UserError: if no module has one of the names in ``training.lora.targetModules``, if one of them is no linear
+            layer, or if one of them shares its weights with another module.
     """
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 
     names = [name.strip() for name in lora.target_modules.split(",") if name.strip()]
+    excluded = _excluded_modules(model)
     torch.manual_seed(seed)
     try:
         wrapped = get_peft_model(
@@ -170,6 +175,7 @@ def attach_lora(model: nn.Module, lora: Lora, *, seed: int) -> Adapter:
                 lora_alpha=lora.alpha,
                 lora_dropout=lora.dropout,
                 target_modules="all-linear" if names == ["all-linear"] else names,
+                exclude_modules=excluded or None,
                 task_type="CAUSAL_LM",
                 bias="none",
             ),
@@ -178,15 +184,71 @@ def attach_lora(model: nn.Module, lora: Lora, *, seed: int) -> Adapter:
         # PEFT cannot apply dropout to weights that are not modules (the experts of a mixture, for example).
         field = "dropout" if "lora_dropout" in str(error) else "targetModules"
         raise UserError.at(f"spec.training.lora.{field}", str(error).splitlines()[0]) from None
+    _check_names(wrapped, names, excluded)
     _check_shared_weights(wrapped)
     adapter = Adapter(wrapped)
     stored = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     other = sorted(slot.name for slot in adapter.slots if _stored_name(slot) not in stored)
     if other:
+        module = other[0].removeprefix(_PREFIX).partition(".lora_")[0]
         raise UserError.at(
-            "spec.training.lora.targetModules", f"{names} names more than linear layers, such as {other[0]}"
+            "spec.training.lora.targetModules", f"names {module}, which is no linear layer; leave it out"
         )
     return adapter
+
+
+def _excluded_modules(model: nn.Module) -> list[str]:
+    """Return the names of the linear layers of ``model`` that get no LoRA layers, whatever their names.
+
+    These are the layers outside the language model of a composite model, and modules that are linear layers by their
+    class only, such as a router that returns a tuple.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    config: Any = model.config
+    composite: Any = model
+    inside = set(model.modules())
+    if config.get_text_config() is not config and composite.get_decoder() is not None:
+        inside = {*composite.get_decoder().modules(), composite.get_output_embeddings()}
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and not (module in inside and _is_linear(module))
+    ]
+
+
+@torch.no_grad()
+def _is_linear(module: Any) -> bool:
+    """Return whether ``module``, an instance of ``nn.Linear`` or ``Conv1D``, maps a vector to a vector, as these do."""
+    if not isinstance(module, nn.Linear) or type(module).forward is nn.Linear.forward:
+        return True
+    try:
+        output = module(module.weight.new_zeros(1, module.in_features))
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        return False
+    return isinstance(output, torch.Tensor) and output.shape == (1, module.out_features)
+
+
+def _check_names(wrapped: Any, names: list[str], excluded: list[str]) -> None:
+    """Refuse names that no module has, and write the modules that have LoRA layers into PEFT's configuration.
+
+    Raises:
+        UserError: at ``training.lora.targetModules``, if there is such a name.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    config = wrapped.peft_config["default"]
+    adapted = {name.removeprefix(_PREFIX) for name, m in wrapped.named_modules() if isinstance(m, BaseTunerLayer)}
+    for name in names:
+        # PEFT replaces the names of experts whose weights transformers keeps in one parameter.
+        if name in config.target_modules and not any(f".{module}".endswith(f".{name}") for module in adapted):
+            raise UserError.at(
+                "spec.training.lora.targetModules",
+                f"names {name}, which is no linear layer of the language model; give names such as "
+                f"{', '.join(sorted({module.rpartition('.')[2] for module in adapted})[:4])}, or all-linear alone",
+            )
+    if excluded:
+        config.target_modules, config.exclude_modules = adapted, None
 
 
 def _check_shared_weights(model: nn.Module) -> None:
@@ -199,7 +261,7 @@ def _check_shared_weights(model: nn.Module) -> None:
     """
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name.removeprefix("base_model.model."))
+        names.setdefault(id(parameter), []).append(name.removeprefix(_PREFIX))
     for sharing in names.values():
         adapted = next((name for name in sharing if ".base_layer." in f".{name}"), None)
         if adapted is not None and len(sharing) > 1:
