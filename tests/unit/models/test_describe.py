@@ -53,7 +53,8 @@ def test_of_a_file_with_weights_only_the_header_is_fetched(files: dict[str, byte
     ("name", "content", "words"),
     [
         ("adapter_config.json", b"{}", "hf://acme/model contains adapter_config.json"),
-        ("extra.safetensors", save({"a.qweight": np.zeros(8, dtype=np.int32)}), "holds quantized weights"),
+        ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "is no safetensors file"),
+        ("model-00001-of-00002.safetensors", save({"a": np.zeros(8)}), "contains two sets of weights"),
         ("config.json", b"{", "config.json cannot be read"),
     ],
 )

@@ -1,13 +1,13 @@
 """What the files of a base model tell before its weights are loaded: one fault at a time, with the file's name."""
 
 import json
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from promptintern.errors import UserError
@@ -120,28 +120,62 @@ def test_a_damaged_index_is_named(sharded: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "tensor"),
+    ("name", "words"),
     [
-        ("layer.weight", torch.zeros(4, dtype=torch.int8)),
-        ("layer.weight", torch.zeros(4, dtype=torch.uint8)),
-        ("layer.weight", torch.zeros(4, dtype=torch.float8_e4m3fn)),
-        ("layer.qweight", torch.zeros(4, dtype=torch.int32)),
-        ("layer.weight.absmax", torch.zeros(4)),
-        ("layer.SCB", torch.zeros(4)),
+        ("model-00001-of-00002.safetensors", "which tells that model-00001-of-00002.safetensors belongs to the model"),
+        ("model.fp16.safetensors", "only model.fp16.safetensors, which transformers does not load"),
+        ("pytorch_model.safetensors", "only pytorch_model.safetensors, which transformers does not load"),
+        ("consolidated.safetensors", "only consolidated.safetensors, which transformers does not load"),
+        ("model-Q4_K_M.gguf", "only model-Q4_K_M.gguf; LoRA is not trained on GGUF files"),
+        ("pytorch_model.bin", "only pickled weights (pytorch_model.bin), which are not loaded because they can run"),
+        ("notes.txt", "contains neither model.safetensors nor model.safetensors.index.json"),
     ],
 )
-def test_quantized_weights_are_known_without_a_config_that_says_so(
-    model: Path, name: str, tensor: torch.Tensor
-) -> None:
-    save_file({**load_file(model / "model.safetensors"), name: tensor}, model / "model.safetensors")
-    message = refused(model)
-    assert "holds quantized weights" in message and name in message
+def test_weights_that_transformers_does_not_load_are_named(model: Path, name: str, words: str) -> None:
+    (model / "model.safetensors").rename(model / name)
+    assert words in refused(model)
 
 
-def test_integers_that_are_no_weights_are_no_fault(model: Path) -> None:
-    more = {"model.position_ids": torch.arange(4), "model.mask": torch.ones(4, dtype=torch.bool)}
-    save_file({**load_file(model / "model.safetensors"), **more}, model / "model.safetensors")
+def test_two_sets_of_weights_are_named(sharded: Path) -> None:
+    shutil.copyfile(sharded / "model-00001-of-00002.safetensors", sharded / "model.safetensors")
+    message = refused(sharded)
+    assert "two sets of weights, model.safetensors and model-00001-of-00002.safetensors" in message
+
+
+def test_an_index_that_was_left_behind_is_no_fault(model: Path) -> None:
+    (model / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}')
     check_folder(model, FIELD)
+
+
+def test_other_files_than_those_that_are_loaded_are_no_fault(model: Path) -> None:
+    (model / "x.safetensors").mkdir()
+    (model / "y.safetensors").symlink_to("nowhere")
+    (model / "z.safetensors").write_bytes(b"damaged")
+    check_folder(model, FIELD)
+
+
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_a_folder_or_a_broken_link_in_place_of_weights_is_named(model: Path, is_folder: bool) -> None:
+    file = model / "model.safetensors"
+    file.unlink()
+    if is_folder:
+        file.mkdir()
+    else:
+        file.symlink_to("nowhere")
+    assert ("is a folder" if is_folder else "is a link to a file that is missing") in refused(model)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_pointer_of_git_lfs_is_named(model: Path, name: str) -> None:
+    (model / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 123\n")
+    message = refused(model)
+    assert f"{name} is a Git LFS pointer" in message and "git lfs pull" in message
+
+
+@pytest.mark.parametrize("text", ["[]", "null", '"text"', "7"])
+def test_a_config_that_is_no_object_is_named(model: Path, text: str) -> None:
+    (model / "config.json").write_text(text)
+    assert "config.json holds no JSON object" in refused(model)
 
 
 @given(st.binary(max_size=400))

@@ -14,9 +14,19 @@ from promptintern.compress.classifier import FIELD as CLASSIFIER_FIELD
 from promptintern.compress.classifier import load_classifier
 from promptintern.engine.adapter import attach_lora
 from promptintern.errors import Problem, UserError
+from promptintern.models.compare import check_tensors
 from promptintern.models.describe import described_model
-from promptintern.models.fetch import fetch_model
-from promptintern.models.load import check_vocabulary, empty_model, load_config, load_tokenizer, vocabulary_size
+from promptintern.models.fetch import FIELD, fetch_model
+from promptintern.models.load import (
+    check_generation_config,
+    check_vocabulary,
+    custom_code_warnings,
+    empty_model,
+    load_config,
+    load_tokenizer,
+    vocabulary_size,
+)
+from promptintern.models.weights import TensorHeader, read_headers
 from promptintern.pipeline.context_fit import fit_rows
 from promptintern.pipeline.evaluation.judging import check_judges
 from promptintern.pipeline.evaluation.retention import fitting_prompts
@@ -33,6 +43,7 @@ from promptintern.pipeline.teaching.settings import teacher_of, top_k_of
 from promptintern.prompt.encode import PromptEncoder
 from promptintern.rows.types import Query
 from promptintern.run.driver import open_run
+from promptintern.uris import display_uri
 
 T = TypeVar("T")
 _BRACED = re.compile(r"\{[a-z][a-z_]*\}")
@@ -71,7 +82,8 @@ def check_job(job: PromptInternJob, *, storage: bool = False) -> Findings:
     if job.spec.prompt.compressor.kind is CompressorKind.LLMLINGUA2:
         findings.collect(lambda: _check_classifier(job))
     if model:
-        findings.collect(lambda: attach_lora(empty_model(model.config), job.spec.training.lora, seed=0))
+        findings.collect(lambda: _check_base_model(job, model))
+        findings.warnings += model.warnings
     embedder = findings.collect(lambda: load_embedder(job, torch.device("cpu")))
     encoder = findings.collect(lambda: _encoder(job, model)) if model else None
     if model and (teacher := teacher_of(job)):
@@ -133,13 +145,30 @@ def _check_classifier(job: PromptInternJob) -> None:
 class _TokenizerAndConfig:
     tokenizer: Any
     config: Any
+    headers: dict[str, TensorHeader]
+    """What the files with weights say about each tensor, by name."""
+    warnings: list[str]
 
 
 def _load_tokenizer_and_config(job: PromptInternJob) -> _TokenizerAndConfig:
     with described_model(job.spec.model.uri, s3=s3_options(job)) as folder:
-        found = _TokenizerAndConfig(tokenizer=load_tokenizer(folder), config=load_config(folder))
+        config = load_config(folder)
+        check_generation_config(folder)
+        found = _TokenizerAndConfig(
+            tokenizer=load_tokenizer(folder),
+            config=config,
+            headers=read_headers(folder.path, FIELD),
+            warnings=custom_code_warnings(folder, config),
+        )
     check_vocabulary(found.tokenizer, found.config)
     return found
+
+
+def _check_base_model(job: PromptInternJob, found: _TokenizerAndConfig) -> None:
+    """Check, without its values, that the weights fit the model, and that LoRA can be attached to it."""
+    model = empty_model(found.config)
+    check_tensors(model, found.headers, where=display_uri(job.spec.model.uri), field=FIELD)
+    attach_lora(model, job.spec.training.lora, seed=0)
 
 
 def _counts(job: PromptInternJob, data: Data) -> str:

@@ -24,7 +24,8 @@ from promptintern.models.fetch import (
     model_files_in_s3,
     snapshot,
 )
-from promptintern.models.folder import MAX_HEADER_BYTES, check_folder
+from promptintern.models.folder import check_folder
+from promptintern.models.weights import MAX_HEADER_BYTES
 from promptintern.storage.options import S3Options
 
 _WEIGHTS = ".safetensors"
@@ -73,6 +74,7 @@ def _describe_s3(uri: str, folder: Path, s3: S3Options | None, field: str) -> No
 
 def _describe_hub(uri: str, folder: Path, field: str) -> None:
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import SafetensorsParsingError
 
     name, revision = hub_name(uri)
     copied = snapshot(uri, field, without=[f"*{_WEIGHTS}"])
@@ -83,7 +85,10 @@ def _describe_hub(uri: str, folder: Path, field: str) -> None:
         api = HfApi()
         paths = api.list_repo_files(name, revision=revision)
         for path in (path for path in paths if path.endswith(_WEIGHTS) and is_model_file(path)):
-            metadata = api.parse_safetensors_file_metadata(name, path, revision=revision)
+            try:
+                metadata = api.parse_safetensors_file_metadata(name, path, revision=revision)
+            except SafetensorsParsingError:
+                raise UserError.at(field, f"{uri}/{path} is no safetensors file: its header is damaged") from None
             header: dict[str, Any] = {
                 tensor: {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": list(entry.data_offsets)}
                 for tensor, entry in metadata.tensors.items()

@@ -1,5 +1,6 @@
 """Loading the tokenizer, the configuration and the weights of a base model."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,8 +9,10 @@ import torch
 from promptintern_api.model import Dtype
 from torch import nn
 
-from promptintern.errors import RunFailed, UserError, first_line
+from promptintern.errors import RunFailed, UserError
+from promptintern.models.compare import check_tensors
 from promptintern.models.fetch import FIELD, ModelFolder
+from promptintern.models.weights import read_headers
 
 DTYPES = {Dtype.FLOAT32: torch.float32, Dtype.BFLOAT16: torch.bfloat16}
 
@@ -22,10 +25,16 @@ def load_tokenizer(folder: ModelFolder, *, field: str = FIELD) -> Any:
     """
     from transformers import AutoTokenizer
 
+    config = load_config(folder, field=field)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder.path, config=config, trust_remote_code=False, local_files_only=True
+        )
     except Exception as error:  # noqa: BLE001 -- every loader fails in its own way; the user needs the field
-        raise UserError.at(field, f"the tokenizer in {folder.path} cannot be loaded: {first_line(error)}") from None
+        reason = _reason(error)
+        if not (folder.path / "tokenizer.json").exists():
+            reason = "tokenizer.json is missing; load the tokenizer where it works, and save it with save_pretrained"
+        raise UserError.at(field, f"the tokenizer in {folder.path} cannot be loaded: {reason}") from None
     if not tokenizer.is_fast:
         raise UserError.at(field, f"the tokenizer in {folder.path} is not a fast tokenizer (tokenizer.json is missing)")
     if tokenizer.eos_token_id is None:
@@ -76,13 +85,17 @@ def load_base_model(folder: ModelFolder, *, dtype: torch.dtype, device: torch.de
 
     Raises:
         UserError: if the folder contains no causal language model of transformers, or the weights do not fit
-            the configuration.
+            the configuration, or are not finite.
         RunFailed: if ``device`` has too little memory for the model.
     """
     from transformers import AutoModelForCausalLM
 
     config = load_config(folder, field=field)
+    check_generation_config(folder, field=field)
     _disable_dropout(config)
+    check_tensors(
+        empty_model(config, field=field), read_headers(folder.path, field), where=str(folder.path), field=field
+    )
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder.path,
@@ -94,7 +107,7 @@ def load_base_model(folder: ModelFolder, *, dtype: torch.dtype, device: torch.de
             output_loading_info=True,
         )
     except Exception as error:  # noqa: BLE001 -- as above
-        raise UserError.at(field, f"the model in {folder.path} cannot be loaded: {first_line(error)}") from None
+        raise UserError.at(field, f"the model in {folder.path} cannot be loaded: {_reason(error)}") from None
     missing = sorted(info["missing_keys"])
     if missing:
         raise UserError.at(
@@ -109,7 +122,22 @@ def load_base_model(folder: ModelFolder, *, dtype: torch.dtype, device: torch.de
             f"{device} has too little memory for the model in {folder.path}; use a larger device or a smaller model, "
             "or set spec.model.dtype: bfloat16"
         ) from None
+    _check_finite(result, folder, field)
     return result
+
+
+def _check_finite(model: nn.Module, folder: ModelFolder, field: str) -> None:
+    """Refuse weights that are infinite or not a number; every loss would be, too."""
+    weights = dict(model.named_parameters())
+    # A sum needs no memory, and is not finite if one of its numbers is not. An infinite sum of finite numbers is rare.
+    sums = torch.stack([weight.sum(dtype=torch.float32) for weight in weights.values()]).isfinite().tolist()
+    for (name, weight), is_finite in zip(weights.items(), sums, strict=True):
+        if not is_finite and not bool(weight.isfinite().all()):
+            raise UserError.at(
+                field,
+                f"the weights in {folder.path} contain numbers that are not finite (in {name}); fetch the model again, "
+                "or give another one",
+            )
 
 
 def _disable_dropout(config: Any) -> None:
@@ -154,14 +182,50 @@ def empty_model(config: Any, *, field: str = FIELD) -> nn.Module:
     Raises:
         UserError: if the configuration does not describe a causal language model.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
+    kind, language = config.model_type, config.get_text_config()
+    if config.is_encoder_decoder:
+        raise UserError.at(field, f"is not a causal language model: {kind} is an encoder with a decoder")
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        if language is not config:
+            raise UserError.at(
+                field,
+                f"is not a causal language model: {kind} is a composite model (of text and images, for example); save "
+                f"its language model ({language.model_type}) alone, or give a model of text only",
+            )
+        raise UserError.at(field, f"is not a causal language model: config.json says that it is of the kind {kind}")
     try:
         with torch.device("meta"):
-            model: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     except Exception as error:  # noqa: BLE001 -- as above
-        raise UserError.at(field, f"is not a causal language model: {first_line(error)[:200]}") from None
+        raise UserError.at(
+            field, f"config.json describes a model that cannot be built: {_reason(error)}{_place_of(error, config)}"
+        ) from None
+    # BERT and its kin have such an attribute, and it is false unless config.json says is_decoder.
+    directions = [
+        getattr(module, name)
+        for module in model.modules()
+        for name in ("is_causal", "is_decoder")
+        if hasattr(module, name)
+    ]
+    if getattr(config, "is_decoder", None) is False and directions and not any(directions):
+        raise UserError.at(
+            field,
+            f"is not causal: in {kind}, a token sees the tokens after it (config.json, is_decoder); give a model that "
+            "was trained to write text",
+        )
     return model
+
+
+def _place_of(error: Exception, config: Any) -> str:
+    """Return where config.json names the unknown value that ``error`` is about, or nothing if it does not."""
+    if isinstance(error, KeyError) and error.args:
+        parameters = getattr(config.get_text_config(), "rope_parameters", None) or {}
+        for settings in (parameters, *parameters.values()):
+            if isinstance(settings, dict) and settings.get("rope_type") == error.args[0]:
+                return " is an unknown rope_type"
+    return ""
 
 
 def load_config(folder: ModelFolder, *, field: str = FIELD) -> Any:
@@ -175,7 +239,53 @@ def load_config(folder: ModelFolder, *, field: str = FIELD) -> Any:
     try:
         return AutoConfig.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # noqa: BLE001 -- as above
-        raise UserError.at(field, f"{folder.path / 'config.json'} cannot be read: {first_line(error)}") from None
+        raise UserError.at(field, f"{folder.path / 'config.json'} cannot be read: {_reason(error)}") from None
+
+
+def check_generation_config(folder: ModelFolder, *, field: str = FIELD) -> None:
+    """Check that transformers can use the model's generation_config.json, if there is one.
+
+    Raises:
+        UserError: if it cannot, or if a special token is not given by its id.
+    """
+    from transformers import GenerationConfig
+
+    file = folder.path / "generation_config.json"
+    if not file.exists():
+        return
+    try:
+        config = GenerationConfig.from_pretrained(folder.path, local_files_only=True)
+    except OSError:  # it is no JSON, and transformers loads the model without it
+        return
+    except Exception as error:  # noqa: BLE001 -- as above
+        raise UserError.at(field, f"{file} cannot be used: {_reason(error)}; correct or remove it") from None
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        value = getattr(config, name)
+        ids = value if isinstance(value, list) else [value]
+        if value is not None and not all(isinstance(token, int) for token in ids):
+            raise UserError.at(field, f"{file} gives {value!r} as {name}; give the token's number, or remove it")
+
+
+def custom_code_warnings(folder: ModelFolder, config: Any) -> list[str]:
+    """Return a warning if the model comes with code of its own, which is not used."""
+    stated = json.loads((folder.path / "config.json").read_text())
+    if not stated.get("auto_map"):
+        return []
+    return [
+        "config.json of the base model names code of its own (auto_map), which is never run: the model of the kind "
+        f"{config.model_type} of transformers is trained, and may differ from it"
+    ]
+
+
+def _reason(error: Exception) -> str:
+    """Return the message of ``error`` in one line, or the name of its type if the message is empty."""
+    text = " ".join(str(error).split())
+    if "trust_remote_code" in text:
+        return (
+            "it needs code from the model's repository, and such code is never run; give a model of a kind that "
+            "transformers itself has"
+        )
+    return text[:300] or type(error).__name__
 
 
 @contextmanager
