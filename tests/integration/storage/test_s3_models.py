@@ -45,14 +45,12 @@ def test_the_weights_stay_in_the_storage(model: Store, s3_options: S3Options) ->
         (b"\xff" * 8, "is no safetensors file, or is cut off"),
         (save({"a": np.ones(9, dtype=np.float32)})[:-1], "is cut off"),
         (save({"a": np.ones(9, dtype=np.float32)}) + b"x", "has more than its header says"),
-        (save({"a.qweight": np.ones(9, dtype=np.int32)}), "holds quantized weights"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 123\n", "is a Git LFS pointer"),
     ],
 )
-def test_damaged_and_quantized_weights_are_named(
-    model: Store, s3_options: S3Options, content: bytes, words: str
-) -> None:
-    model.write("extra.safetensors", content)
+def test_damaged_weights_are_named(model: Store, s3_options: S3Options, content: bytes, words: str) -> None:
+    model.write("model.safetensors", content)
     with pytest.raises(UserError, match=words) as raised, described_model(model.uri, s3=s3_options):
         pass
     assert raised.value.problems[0].where == "spec.model.uri"
-    assert f"{model.uri}/extra.safetensors" in str(raised.value)
+    assert f"{model.uri}/model.safetensors" in str(raised.value)

@@ -82,8 +82,11 @@ def check_job(job: PromptInternJob, *, storage: bool = False) -> Findings:
     if job.spec.prompt.compressor.kind is CompressorKind.LLMLINGUA2:
         findings.collect(lambda: _check_classifier(job))
     if model:
-        findings.collect(lambda: _check_base_model(job, model))
         findings.warnings += model.warnings
+    if model and (base := findings.collect(lambda: empty_model(model.config))) is not None:
+        where = display_uri(job.spec.model.uri)
+        findings.collect(lambda: check_tensors(base, model.headers, where=where, field=FIELD))
+        findings.collect(lambda: attach_lora(base, job.spec.training.lora, seed=0))
     embedder = findings.collect(lambda: load_embedder(job, torch.device("cpu")))
     encoder = findings.collect(lambda: _encoder(job, model)) if model else None
     if model and (teacher := teacher_of(job)):
@@ -162,13 +165,6 @@ def _load_tokenizer_and_config(job: PromptInternJob) -> _TokenizerAndConfig:
         )
     check_vocabulary(found.tokenizer, found.config)
     return found
-
-
-def _check_base_model(job: PromptInternJob, found: _TokenizerAndConfig) -> None:
-    """Check, without its values, that the weights fit the model, and that LoRA can be attached to it."""
-    model = empty_model(found.config)
-    check_tensors(model, found.headers, where=display_uri(job.spec.model.uri), field=FIELD)
-    attach_lora(model, job.spec.training.lora, seed=0)
 
 
 def _counts(job: PromptInternJob, data: Data) -> str:

@@ -55,9 +55,9 @@ def check_tensors(model: nn.Module, headers: Mapping[str, TensorHeader], *, wher
     if missing:
         raise UserError.at(
             field,
-            f"the weights in {where} lack {len(missing)} tensors of the model that config.json describes; the first "
-            f"is {missing[0]}, with the shape {list(expected[missing[0]])}{_name_task(model)}; give a causal "
-            "language model with all its weights",
+            f"the weights in {where} lack tensors of the model that config.json describes (missing: {len(missing)}); "
+            f"the first is {missing[0]}, with the shape {list(expected[missing[0]])}{_name_task(model)}; give a "
+            "causal language model with all its weights",
         )
     _check_unexpected(model, sorted(report["unexpected_keys"]), expected, headers, where=where, field=field)
 
@@ -98,14 +98,13 @@ def _describe_mismatch(mismatched: list[tuple[str, Any, Any]], headers: Mapping[
     name, shape, expected = mismatched[0]
     stored = next((n for n in headers if n == name or n.endswith(f".{name}") or name.endswith(f".{n}")), None)
     file = f"{where}/{headers[stored].file}" if stored is not None else where
-    more = f" ({len(mismatched) - 1} more tensors differ)" if len(mismatched) > 1 else ""
     if 0 in shape:
         advice = "the model was saved without its weights, as DeepSpeed ZeRO-3 does; gather the weights and save again"
     else:
         advice = "the two files belong to different models, or config.json was changed; make them agree"
     return (
         f"{file} holds {stored or name} with the shape {list(shape)}, where config.json describes a model with "
-        f"{list(expected)}{more}; {advice}"
+        f"{list(expected)} (tensors that differ: {len(mismatched)}); {advice}"
     )
 
 
