@@ -67,13 +67,13 @@ def _loading_report(model: nn.Module, headers: Mapping[str, TensorHeader]) -> Ma
 
     Return None if it cannot load tensors without values into this model; the weights themselves may still fit.
     """
-    tensors = {
-        name: torch.empty(header.shape, dtype=_DTYPES[header.dtype], device="meta")
-        for name, header in headers.items()
-        if header.dtype in _DTYPES
-    }
     kind: Any = type(model)
     try:
+        tensors = {
+            name: torch.empty(header.shape, dtype=_DTYPES[header.dtype], device="meta")
+            for name, header in headers.items()
+            if header.dtype in _DTYPES
+        }
         _, report = kind.from_pretrained(
             None,
             config=model.config,

@@ -69,8 +69,8 @@ class UnusedTexts:
     """The columns that every record has, that hold text in some, and that the job does not use."""
 
     records: int = 0
-    _columns: set[str] | None = None
-    """The columns of the last record, or None before the first."""
+    _columns: set[str] = field(default_factory=set)
+    """The columns of the last record."""
     _names: set[str] | None = None
     """The unused columns that all records so far have, or None before the first record."""
     _filled: Counter[str] = field(default_factory=Counter)
@@ -81,11 +81,11 @@ class UnusedTexts:
     def note(self, record: Mapping[str, Any], used: Collection[str | None]) -> None:
         """Record which columns besides ``used`` the record has, and which of them hold text."""
         self.records += 1
-        if record.keys() != self._columns:  # most records have the columns of the record before
+        if self._names is None or record.keys() != self._columns:  # most records have the columns of the record before
             self._columns = set(record)
             names = {name for name in record if name not in used and may_be_unused(name)}
             self._names = names if self._names is None else self._names & names
-        for name in self._names or ():
+        for name in self._names:
             value = record[name]
             if isinstance(value, str) and value.strip():
                 self._filled[name] += 1
