@@ -412,6 +412,19 @@ def test_a_mistake_gives_a_clear_message(
     assert sum(line.startswith(("error:", "failed:")) for line in ran.err.splitlines()) == 1
 
 
+def test_twenty_of_many_rows_that_are_too_long_are_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = tiny_job(tmp_path)
+    rows = [{"query": f"{number} " + "x " * 600, "answer": "y"} for number in range(25)]
+    (tmp_path / "train.jsonl").write_bytes(lines(*rows))
+    job["spec"]["schedule"] = {"stages": 2, "shots": 0}
+    ran = promptintern("validate", write_job(tmp_path, job), capsys=capsys, monkeypatch=monkeypatch)
+    assert ran.code == 2
+    assert "train.jsonl:20" in ran.err and "train.jsonl:21" not in ran.err
+    assert "and 5 more such problems" in ran.err
+
+
 def test_all_problems_are_listed_at_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

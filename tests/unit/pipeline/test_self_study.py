@@ -215,7 +215,7 @@ def test_a_chat_template_that_changes_the_text_is_refused() -> None:
     tokenizer.chat_template = CHAT.replace("{{ m.content }}", "{{ m.content | upper }}")
     encoder = PromptEncoder(tokenizer, chat=False)
     encoder._chat = True
-    with pytest.raises(UserError, match="changes the text of the prompt"):
+    with pytest.raises(UserError, match="does not write the user's text as it is"):
         encoder.encode_openings(["Task: mark"], "mark")
 
 

@@ -24,6 +24,7 @@ from promptintern.pipeline.inputs import (
     stages_of,
 )
 from promptintern.prompt.encode import PromptEncoder
+from promptintern.rows.problems import ProblemList
 from promptintern.rows.types import Query, Row
 from promptintern.schedule import full_prompt_shots
 
@@ -221,15 +222,15 @@ def _flag_long_rows(
 
 
 def _too_long_problems(rows: Sequence[Query], flags: Sequence[bool], limit: str) -> list[Problem]:
-    return [
-        Problem(
-            where=row.where,
-            message=f"has more than {limit}; raise spec.training.maxTokens, use fewer shots, or set "
-            "spec.data.onTooLong: Drop",
-        )
-        for row, flag in zip(rows, flags, strict=True)
-        if flag
-    ]
+    problems = ProblemList()
+    for row, flag in zip(rows, flags, strict=True):
+        if flag:
+            problems.add(
+                row.where,
+                f"has more than {limit}; raise spec.training.maxTokens, use fewer shots, or set "
+                "spec.data.onTooLong: Drop",
+            )
+    return problems.summary()
 
 
 def _drop_rows(data: Data, flags: _LongRows) -> Data:
