@@ -135,8 +135,8 @@ def _check_finite(model: nn.Module, folder: ModelFolder, field: str) -> None:
         if not is_finite and not bool(weight.isfinite().all()):
             raise UserError.at(
                 field,
-                f"the weights in {folder.path} contain numbers that are not finite (in {name}); fetch the model again, "
-                "or give another one",
+                f"the weights in {folder.path} contain numbers that are not finite (inf or nan, in {name}); fetch the "
+                "model again, or give another one",
             )
 
 
