@@ -124,7 +124,8 @@ def _check_unexpected(
     """
     config: Any = model.config
     layers = {re.sub(r"\.\d+\.", ".#.", name) for name in expected}
-    parts = [name for name, _ in model.named_modules()]
+    parts = {name for name, _ in model.named_modules()}
+    task = _name_task(model)
     for name in unexpected:
         file = f"{where}/{headers[name].file}" if name in headers else where
         layer = re.match(r".*?\.\d+(?=\.)", name)
@@ -137,11 +138,9 @@ def _check_unexpected(
                 f"{file} holds {name}, and the model that config.json describes has no {layer[0]}: it would lack "
                 "layers; correct the number of layers in config.json, or fetch it again",
             )
-        if _name_task(model) and not hasattr(model, name.partition(".")[0]):
+        if task and not hasattr(model, name.partition(".")[0]):
             raise UserError.at(
-                field,
-                f"{file} holds {name}, which a language model does not have{_name_task(model)}; give a causal "
-                "language model",
+                field, f"{file} holds {name}, which a language model does not have{task}; give a causal language model"
             )
 
 

@@ -29,10 +29,14 @@ class BaseModel:
 
     name: str
     """A name on a hub, a folder, or a placeholder for a folder."""
-    revision: str | None
-    is_on_hub: bool
-    where: str | None
+    revision: str | None = None
+    where: str | None = None
     """A sentence that says where the base model is, unless it is on a hub."""
+
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether the base model is on a hub, where its name alone finds it."""
+        return self.where is None
 
 
 def base_model(uri: str) -> BaseModel:
@@ -40,16 +44,16 @@ def base_model(uri: str) -> BaseModel:
     name, revision = base_model_name(uri)
     copy = f"write the path of that folder in place of `{_PLACEHOLDER}`."
     if uri.startswith("hf://"):
-        return BaseModel(name=name, revision=revision, is_on_hub=True, where=None)
+        return BaseModel(name=name, revision=revision)
     if uri.startswith("file://"):
         where = f"The base model was in the folder `{name}` where the adapter was trained. Elsewhere, change this path."
-        return BaseModel(name=name, revision=None, is_on_hub=False, where=where)
+        return BaseModel(name=name, where=where)
     if uri == MODEL_URI:
         find = "python -c 'from promptintern.sample import *; print(sample_model_path(MODEL_URI))'"
         where = f"The base model is part of the Python package promptintern, and `{find}` prints its folder; {copy}"
     else:
         where = f"The base model is stored under `{name}`. Copy it to a folder, and {copy}"
-    return BaseModel(name=_PLACEHOLDER, revision=None, is_on_hub=False, where=where)
+    return BaseModel(name=_PLACEHOLDER, where=where)
 
 
 def model_card(session: Session, record: StageRecord, *, lineage: str, weights: str) -> str:

@@ -224,13 +224,13 @@ def _choose_reader(source: DataSource, names: Collection[str], records: RecordRe
 
 
 def _part(source: DataSource, read: _ReadRows, reader: RecordReader | ChatReader, digest: str) -> _Part:
-    is_chat = isinstance(reader, ChatReader)
+    chat = reader if isinstance(reader, ChatReader) else None
     return _Part(
         uri=source.uri,
         rows=read.rows,
         sha256=digest,
-        system=reader.system if isinstance(reader, ChatReader) else None,
-        is_chat=is_chat,
+        system=chat.system if chat else None,
+        is_chat=chat is not None,
         records=read.records,
         last=read.last,
     )
