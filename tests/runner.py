@@ -30,6 +30,11 @@ class Runner:
         report: dict[str, Any] = json.loads((self.output / "report/report.json").read_text())
         return report
 
+    def card_block(self, language: str) -> str:
+        """Return the block in ``language`` of the model card of the run's adapter."""
+        card = (self.output / "adapter/README.md").read_text()
+        return card.split(f"```{language}\n")[1].partition("```")[0]
+
     def predictions(self, arm: str) -> list[str]:
         (document,) = self.output.glob(f"evaluation/{arm}/t*/document.json")
         answers: dict[str, Any] = json.loads(document.read_text())

@@ -6,8 +6,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +15,7 @@ from typing import Any
 import pytest
 from promptintern.sample import MODEL_URI, sample_model_path, sample_rows
 
+from tests.cluster.client import wait_for
 from tests.cluster.control_plane import free_port
 from tests.runner import Runner
 from tests.serving.environment import vllm_program
@@ -47,7 +46,7 @@ def test_vllm_gives_the_answers_of_predict(runner: Runner, is_chat: bool) -> Non
 
     card = (runner.output / "adapter/README.md").read_text()
     with serving(card, program, adapter=runner.output / "adapter", log=runner.folder / "vllm.log") as url:
-        answers = [ask(card, url, query) for query in queries]
+        answers = [ask(card, json.loads(runner.card_block("json")), url, query) for query in queries]
     assert answers == expected
 
 
@@ -87,7 +86,7 @@ def serving(card: str, program: Path, *, adapter: Path, log: Path) -> Iterator[s
             [program, *command[1:], *here], env=environment, stdout=output, stderr=output, start_new_session=True
         )
         try:
-            wait_until_ready(server, url, log)
+            wait_for(lambda: is_ready(server, url, log), _START_SECONDS, f"vLLM, which writes to {log}")
             yield url
         finally:
             end(server)
@@ -103,21 +102,15 @@ def end(server: subprocess.Popen[bytes]) -> None:
     server.wait()
 
 
-def wait_until_ready(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            urllib.request.urlopen(f"{url}/health", timeout=5).close()
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(1)
-        else:
-            return
-    raise AssertionError(f"vLLM does not answer:\n{log.read_text()[-5000:]}")
+def is_ready(server: subprocess.Popen[bytes], url: str, log: Path) -> bool:
+    """Return True once the server answers. Until then, its refusals are raised."""
+    assert server.poll() is None, f"vLLM has ended:\n{log.read_text()[-5000:]}"
+    urllib.request.urlopen(f"{url}/health", timeout=5).close()
+    return True
 
 
-def ask(card: str, url: str, query: str) -> str:
-    """Send the card's request for ``query`` to the path that the card names, and return the answer."""
-    body = json.loads(card.split("```json\n")[1].split("```", maxsplit=1)[0])
+def ask(card: str, body: dict[str, Any], url: str, query: str) -> str:
+    """Send the card's request ``body`` for ``query`` to the path that the card names, and return the answer."""
     (path,) = {path for path in ("/v1/completions", "/v1/chat/completions") if f"`{path}`" in card}
     for holder in (body, *body.get("messages", [])):
         for key, value in holder.items():

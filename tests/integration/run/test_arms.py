@@ -1,35 +1,27 @@
 """A run with every arm: which arms there are, what they train on, and what the report says of them."""
 
-import json
 import re
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.cli import promptintern, write_job
+from tests.cli import write_job
+from tests.runner import Runner
 from tests.tiny import tiny_job
 
 ARMS = ["FullPrompt", "QueryOnly", "Direct", "Base", "FullPromptTuned", "TemplateOnly", "CompressedOnly"]
 PRICES = {"inputPerMillion": 1, "cachedInputPerMillion": 0.1, "outputPerMillion": 4, "devicePerHour": 2}
 
 
-def run(
-    job: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> tuple[dict[str, Any], Path]:
-    """Run a job and return its report and its folder."""
-    ran = promptintern(
-        *("run", write_job(folder, job), "--workdir", folder / "runs"), capsys=capsys, monkeypatch=monkeypatch
-    )
+def run(runner: Runner, job: dict[str, Any]) -> dict[str, Any]:
+    """Run a job and return its report."""
+    ran = runner.run(job)
     assert ran.code == 0, ran.err
-    (output,) = (folder / "runs").glob("*/*")
-    return json.loads((output / "report/report.json").read_text()), output
+    return runner.report()
 
 
-def test_every_arm(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    job = tiny_job(tmp_path)
+def test_every_arm(runner: Runner) -> None:
+    job = tiny_job(runner.folder)
     job["spec"]["evaluation"] |= {"arms": ARMS, "prices": PRICES}
-    report, output = run(job, tmp_path, capsys, monkeypatch)
+    report = run(runner, job)
     arms = {arm["name"]: arm for arm in report["arms"]}
     # The prompt of stage 1 is the full prompt, and that of stage 3 is the query alone: they are FullPrompt and Base.
     assert set(arms) == {*ARMS[:6], "CompressedOnly-2"}
@@ -52,21 +44,19 @@ def test_every_arm(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypat
     assert arms["TemplateOnly"]["computedTokens"] < arms["FullPrompt"]["computedTokens"]
     assert report["training"]["cost"] > 0 and report["training"]["paysFrom"] > 0
     assert report["job"]["keyValueBytes"] == 2 * 2 * 2 * 8 * 4
-    page = (output / "report/report.html").read_text()
+    page = (runner.output / "report/report.html").read_text()
     for text in ("FullPromptTuned", "CompressedOnly-2", "On a server that keeps the beginning", "It pays from"):
         assert text in page
 
 
-def test_the_budget_in_tokens_holds_for_the_full_prompt_too(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job = tiny_job(tmp_path)
+def test_the_budget_in_tokens_holds_for_the_full_prompt_too(runner: Runner) -> None:
+    job = tiny_job(runner.folder)
     job["spec"]["evaluation"] |= {
         "arms": ["FullPrompt", "QueryOnly", "Direct", "FullPromptTuned"],
         "directBudget": "Tokens",
     }
     job["spec"]["training"]["epochsPerStage"] = 2
-    report, _ = run(job, tmp_path, capsys, monkeypatch)
+    report = run(runner, job)
     budget = sum(stage["trainingTokens"] for stage in report["stages"])
     for arm in ("direct", "tuned"):
         per_epoch = report[arm]["trainingTokens"] / report[arm]["epochs"]
@@ -74,51 +64,45 @@ def test_the_budget_in_tokens_holds_for_the_full_prompt_too(
     assert report["tuned"]["epochs"] < report["direct"]["epochs"]
 
 
-def test_runs_are_compared_in_one_table(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_runs_are_compared_in_one_table(runner: Runner) -> None:
     for seed in range(2):
-        job = tiny_job(tmp_path)
+        job = tiny_job(runner.folder)
         job["metadata"]["name"] = f"seed-{seed}"
         job["spec"]["training"]["seed"] = seed
         job["spec"]["evaluation"]["arms"] = ["FullPrompt", "QueryOnly"]
-        ran = promptintern(
-            *("run", write_job(tmp_path, job), "--workdir", tmp_path / "runs"), capsys=capsys, monkeypatch=monkeypatch
-        )
+        ran = runner.run(job)
         assert ran.code == 0, ran.err
-    folders = sorted((tmp_path / "runs").glob("*/*"))
+    folders = sorted((runner.folder / "runs").glob("*/*"))
     assert all((folder / "report/report.md").read_text().startswith("# default/seed") for folder in folders)
     for suffix in ("md", "html"):
-        file = tmp_path / f"compare.{suffix}"
-        ran = promptintern("compare", *folders, "--output", file, capsys=capsys, monkeypatch=monkeypatch)
+        file = runner.folder / f"compare.{suffix}"
+        ran = runner("compare", *folders, "--output", file)
         assert ran.code == 0, ran.err
         assert "seed-0 and 1 more" in ran.out
         assert "1 more" in file.read_text()
     for arguments, message in (
-        ((tmp_path / "model",), "report/report.json: is missing; give the folder of a finished run"),
-        ((folders[0], "--output", tmp_path / "compare.pdf"), "--output: must end in .md or .html, not in .pdf"),
+        ((runner.folder / "model",), "report/report.json: is missing; give the folder of a finished run"),
+        ((folders[0], "--output", runner.folder / "compare.pdf"), "--output: must end in .md or .html, not in .pdf"),
     ):
-        ran = promptintern("compare", *arguments, capsys=capsys, monkeypatch=monkeypatch)
+        ran = runner("compare", *arguments)
         assert ran.code == 2
         assert message in ran.err
     (folders[0] / "report/report.json").write_text('{"schemaVersion": "2.1"}')
-    ran = promptintern("compare", folders[0], capsys=capsys, monkeypatch=monkeypatch)
+    ran = runner("compare", folders[0])
     assert ran.code == 2
     assert "`promptintern report` writes it again" in ran.err
 
 
-def test_an_estimate_stores_nothing_and_says_why(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_estimate_stores_nothing_and_says_why(runner: Runner) -> None:
     """A tiny random model answers nothing right, whatever the prompt."""
-    job = tiny_job(tmp_path)
+    job = tiny_job(runner.folder)
     job["spec"]["evaluation"]["prices"] = PRICES
-    before = sorted(tmp_path.rglob("*"))
-    file = write_job(tmp_path, job)
-    ran = promptintern("prepare", file, "--estimate", capsys=capsys, monkeypatch=monkeypatch)
+    before = sorted(runner.folder.rglob("*"))
+    file = write_job(runner.folder, job)
+    ran = runner("prepare", file, "--estimate")
     assert ran.code == 0, ran.err
     assert "Not worth trying: this model hardly ever answers right, even with the full prompt" in ran.out
     assert re.search(r"1\d\d and 19.0; of the former, \d+ are in every prompt", ran.out), ran.out
     for name in ("time to train all stages here", "pays from", "if the server keeps the beginning of prompts"):
         assert name in ran.out
-    assert sorted(tmp_path.rglob("*")) == sorted([*before, file])
+    assert sorted(runner.folder.rglob("*")) == sorted([*before, file])

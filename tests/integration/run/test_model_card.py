@@ -44,12 +44,12 @@ def test_the_model_card_tells_how_to_ask_the_adapter(
     assert ("as the user turn of the base model's chat template" in card) == (template is not None)
 
     namespace: dict[str, Any] = {}
-    exec(card.split("```python\n")[1].split("```")[0].replace('"."', f'"{adapter}"', 1), namespace)
+    exec(runner.card_block("python").replace('"."', f'"{adapter}"', 1), namespace)
     rows = [json.loads(line) for line in (runner.folder / "eval.jsonl").read_text().splitlines()]
     answered = [namespace["answer"](row["query"]) for row in rows]
     assert answered == runner.predictions("QueryOnly")
 
-    request = json.loads(card.split("```json\n")[1].split("```")[0])
+    request = json.loads(runner.card_block("json"))
     assert request.get("stop", []) == stop + (["<|im_end|>"] if template == TURNS else [])
     assert request.get("stop_token_ids", []) == ([260] if template == TURNS else [])
     assert (request["temperature"], request["repetition_penalty"], request["max_tokens"]) == (0, 1, 8)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from promptintern.sandbox.process import find_isolation
 
-from tests.cli import Ran, promptintern, write_job
+from tests.cli import write_job
+from tests.runner import Runner
 from tests.tiny import tiny_job
 
 pytestmark = pytest.mark.skipif(not find_isolation().is_complete, reason="this kernel has no Landlock")
@@ -27,19 +28,11 @@ def a_job(folder: Path, *, tests: list[list[str]]) -> dict[str, Any]:
     return job
 
 
-def test_programs_are_run_and_reported(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job = write_job(tmp_path, a_job(tmp_path, tests=[["assert x == 1"]] * 4))
-
-    def run(*arguments: str | Path) -> Ran:
-        return promptintern(*arguments, capsys=capsys, monkeypatch=monkeypatch)
-
-    ran = run("run", job, "--workdir", tmp_path / "runs")
+def test_programs_are_run_and_reported(runner: Runner) -> None:
+    ran = runner.run(a_job(runner.folder, tests=[["assert x == 1"]] * 4))
     assert ran.code == 0, ran.err
     assert "pass@1" in ran.out and "chrF" in ran.out
-    (folder,) = (tmp_path / "runs").glob("*/*")
-    report = json.loads((folder / "report/report.json").read_text())
+    folder, report = runner.output, runner.report()
     assert report["metrics"] == METRICS
     assert report["verdict"]["metric"] == report["examples"]["metric"] == "PassAt1"
     for arm in report["arms"]:
@@ -60,10 +53,8 @@ def test_programs_are_run_and_reported(
     assert "How the programs in the answers ended" in page
 
 
-def test_a_held_out_row_without_tests_is_refused_at_its_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job = write_job(tmp_path, a_job(tmp_path, tests=[["assert 1"], [], ["assert 1"], ["assert 1"]]))
-    ran = promptintern("validate", job, capsys=capsys, monkeypatch=monkeypatch)
+def test_a_held_out_row_without_tests_is_refused_at_its_line(runner: Runner) -> None:
+    job = write_job(runner.folder, a_job(runner.folder, tests=[["assert 1"], [], ["assert 1"], ["assert 1"]]))
+    ran = runner("validate", job)
     assert ran.code == 2
     assert "eval.jsonl:2: has no tests in column 'tests', which the metric PassAt1 needs" in ran.err + ran.out

@@ -1,12 +1,12 @@
 """A run whose metric is a user's own function: from the job to the report."""
 
 import json
-from pathlib import Path
 
 import pytest
 from promptintern.sandbox.process import find_isolation
 
-from tests.cli import Ran, promptintern, write_job
+from tests.cli import Ran, write_job
+from tests.runner import Runner
 from tests.tiny import tiny_job
 
 pytestmark = pytest.mark.skipif(not find_isolation().is_complete, reason="this kernel has no Landlock")
@@ -22,27 +22,25 @@ def broken(query, answers, prediction):
 
 
 @pytest.fixture
-def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+def run(runner: Runner, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
     """Run a command on a job with this scorer, and put the module on Python's path."""
-    (tmp_path / "own_scores.py").write_text(MODULE)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    (runner.folder / "own_scores.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(runner.folder))
 
     def go(command: str, entry_point: str) -> Ran:
-        job = tiny_job(tmp_path)
+        job = tiny_job(runner.folder)
         job["spec"]["evaluation"] |= {"metrics": ["Scorer", "ExactMatch"], "scorer": {"entryPoint": entry_point}}
-        more = ["--workdir", tmp_path / "runs"] if command == "run" else []
-        return promptintern(command, write_job(tmp_path, job), *more, capsys=capsys, monkeypatch=monkeypatch)
+        return runner.run(job) if command == "run" else runner(command, write_job(runner.folder, job))
 
     return go
 
 
-def test_the_scores_of_a_function_are_reported(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_the_scores_of_a_function_are_reported(run, runner: Runner) -> None:  # type: ignore[no-untyped-def]
     ran = run("run", "own_scores:score")
     assert ran.code == 0, ran.err
     assert "own score" in ran.out
-    (folder,) = (tmp_path / "runs").glob("*/*")
-    report = json.loads((folder / "report/report.json").read_text())
-    facts = json.loads((folder / "report/facts.json").read_text())
+    report = runner.report()
+    facts = json.loads((runner.output / "report/facts.json").read_text())
     assert report["verdict"]["metric"] == "Scorer"
     faults = 0
     for arm, told in zip(facts["arms"], report["arms"], strict=True):
