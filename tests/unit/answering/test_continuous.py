@@ -271,11 +271,11 @@ def test_a_test_that_fails_for_once_is_made_again(
 ) -> None:
     model, notes = tiny_model("llama").eval(), list[str]()
 
-    def fail(*_: object) -> float:
+    def fail(*_: object) -> str:
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(continuous, "_largest_difference", fail)
+        patch.setattr(continuous, "_logit_fault", fail)
         generate(model, tokenizer, PROMPTS, decoding=Decoding(max_new_tokens=2), device=CPU, note=notes.append)
     assert len(notes) == 1
     generate(model, tokenizer, PROMPTS, decoding=Decoding(max_new_tokens=2), device=CPU, note=notes.append)
@@ -294,14 +294,31 @@ def test_what_an_ended_row_leaves_in_its_slot_changes_nothing() -> None:
     assert layer.keys[0].sum() == layer.values[0].sum() == 4
 
 
-def test_a_wrong_sum_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def deep_model(dtype: torch.dtype) -> Any:
+    """Return a model with as many layers, and as much rounding in 16-bit types, as a small pretrained model has."""
+    config = tiny_config("llama")
+    config.num_hidden_layers, config.initializer_range = 30, 0.1
+    return random_model(config).eval().to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_rounding_is_no_fault(dtype: torch.dtype) -> None:
+    model = deep_model(dtype)
+    with evaluation_mode(model):
+        assert continuous_fault(model, longest=90, device=CPU) == ""
+
+
+@pytest.mark.parametrize(
+    ("dtype", "factor"), [(torch.float32, 1.01), (torch.bfloat16, 1.5), (torch.bfloat16, 0.5), (torch.float16, 1.5)]
+)
+def test_a_wrong_sum_is_found(dtype: torch.dtype, factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
     original = passes.DecodingAttention.attend
 
     def wrong(self: Any, module: Any, *tensors: Any, **options: Any) -> Any:
-        return original(self, module, *tensors, **options) * 1.01
+        return original(self, module, *tensors, **options) * factor
 
     monkeypatch.setattr(passes.DecodingAttention, "attend", wrong)
-    model = tiny_model("llama").eval()
+    model = deep_model(dtype)
     with evaluation_mode(model):
         assert "other logits" in continuous_fault(model, longest=90, device=CPU)
 

@@ -9,8 +9,9 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from promptintern.answering import batches as module
+from promptintern.answering.agreement import logit_difference
 from promptintern.answering.answers import Decoding
-from promptintern.answering.batches import _largest_logit_difference, answer_in_batches
+from promptintern.answering.batches import _first_logits, answer_in_batches, usable_prefix
 from promptintern.answering.prefix import MIN_TOKENS, CachedPrefix, compute_prefix, shared_tokens
 
 from tests.tiny import ARCHITECTURES, COMMON, VOCABULARY, random_model, tiny_config, tiny_model, write_tiny_model
@@ -83,9 +84,11 @@ def test_an_adapter_that_is_off_is_off_for_the_beginning_too(tokenizer: Any) -> 
 GPT: dict[str, Any] = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}
 
 
-def logit_difference(model: Any, tokenizer: Any, prefix: CachedPrefix | None) -> float:
+def difference(model: Any, tokenizer: Any, prefix: CachedPrefix) -> float:
+    """Return by how much the logits that continue from ``prefix`` differ from those of each whole prompt."""
     with torch.inference_mode():
-        return _largest_logit_difference(model, tokenizer, PROMPTS, CPU, prefix)
+        alone = torch.cat([_first_logits(model, tokenizer, [prompt], CPU, None) for prompt in PROMPTS])
+        return logit_difference(_first_logits(model, tokenizer, PROMPTS, CPU, prefix), alone)
 
 
 def models_with_prefix() -> dict[str, Any]:
@@ -111,7 +114,16 @@ def test_logits_are_the_same(name: str, tokenizer: Any) -> None:
     with torch.inference_mode():
         prefix = compute_prefix(model, PROMPTS, CPU)
     assert prefix is not None
-    assert logit_difference(model, tokenizer, prefix) < 1e-4
+    assert difference(model, tokenizer, prefix) < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_rounding_does_not_keep_a_prefix_from_being_used(name: str, dtype: torch.dtype, tokenizer: Any) -> None:
+    config = copy_of(models_with_prefix()[name], num_hidden_layers=30, initializer_range=0.1)
+    model = random_model(config).eval().to(dtype)
+    with torch.inference_mode():
+        assert usable_prefix(model, tokenizer, PROMPTS, CPU) is not None
 
 
 def models_without_prefix() -> dict[str, Any]:
@@ -152,8 +164,9 @@ def test_what_no_config_tells_is_seen_at_two_prompts(tokenizer: Any) -> None:
     model = random_model(transformers.BertConfig(**COMMON)).eval()
     with torch.inference_mode():
         prefix = compute_prefix(model, PROMPTS, CPU)
+        assert usable_prefix(model, tokenizer, PROMPTS, CPU) is None
     assert prefix is not None
-    assert logit_difference(model, tokenizer, prefix) > 1e-2
+    assert difference(model, tokenizer, prefix) > 1e-3
     assert answers(model, tokenizer, share_prefix=True) == answers(model, tokenizer, batch_size=1, share_prefix=False)
 
 

@@ -107,24 +107,25 @@ def usable_prefix(
         return None
     pair = [min(prompts, key=len), max(prompts, key=len)]
     try:
-        difference = _largest_logit_difference(model, tokenizer, pair, device, prefix)
+        return prefix if _is_equal(model, tokenizer, pair, device, prefix) else None
     except torch.OutOfMemoryError:
         return None
-    return prefix if is_rounding(difference, model) else None
 
 
-def _largest_logit_difference(
-    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], device: torch.device, prefix: CachedPrefix | None
-) -> float:
-    """Return the largest difference between the logits of two computations of ``prompts``.
+def _is_equal(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], device: torch.device, prefix: CachedPrefix
+) -> bool:
+    """Return whether two computations of ``prompts`` agree.
 
     In the first computation, all prompts are in one batch that continues from ``prefix``. In the second, each prompt is
-    computed alone and completely. Only the logits of the first token of each answer are compared. The unit of the
-    difference is the standard deviation of the logits.
+    computed alone and completely. Only the logits of the first token of each answer are compared.
     """
-    shared = _first_logits(model, tokenizer, prompts, device, prefix)
-    alone = torch.cat([_first_logits(model, tokenizer, [prompt], device, None) for prompt in prompts])
-    return logit_difference(shared, alone)
+
+    def alone() -> torch.Tensor:
+        return torch.cat([_first_logits(model, tokenizer, [prompt], device, None) for prompt in prompts])
+
+    found, expected = _first_logits(model, tokenizer, prompts, device, prefix), alone()
+    return is_rounding(logit_difference(found, expected), model, expected=expected, recompute=alone)
 
 
 def _first_logits(

@@ -32,14 +32,15 @@ class CpuKernel:
     def backward(
         self, grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, *, causal: bool, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the gradients of queries, keys and values.
+        """Return the gradients of queries, keys and values, in their types.
 
-        The output ``out`` and the log-sum-exps ``lse`` may be combined over several segments.
+        The output ``out`` and the log-sum-exps ``lse`` may be combined over several segments. Gradients are computed
+        in float32, because the kernel takes several times as long in 16-bit types.
         """
         dq, dk, dv = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            grad, q, k, v, out, lse, 0.0, causal, scale=scale
+            grad.float(), q.float(), k.float(), v.float(), out.float(), lse, 0.0, causal, scale=scale
         )
-        return dq, dk, dv
+        return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype)
 
 
 _KERNEL = CpuKernel()
