@@ -1,10 +1,11 @@
 """Runs the product on pretrained models and real tasks, and writes docs/real.md and docs/real.json.
 
     python -m benchmarks.real [--model DIR | --models NAME ...] [--tasks NAME ...] [--seeds N] [--device CPU]
+        [--dtype float32]
 
 The models come from Python packages (`models.py`), or from any folder of safetensors. A run that was stopped goes on
-where it was, and a finished one is not repeated, so the command can be given in several goes. The pages are written
-from all finished runs in the work folder.
+where it was, and a finished one is not repeated, so the command can be given in several goes. docs/real.json records
+each finished run, and a run that it records is only repeated with --again.
 """
 
 import argparse
@@ -20,14 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from promptintern.models.fetch import ModelFolder
-from promptintern.report.schema import Report, report_from_json
+from promptintern.models.fetch import ModelFolder, cache_root
+from promptintern.report.schema import report_from_json
 
 from benchmarks.real.models import SOURCES, model_folder, origin_of
-from benchmarks.real.page import Measured, write_pages
+from benchmarks.real.page import DOCS, write_page
+from benchmarks.real.record import Measured, machine, merge, read_records, write_records
 from benchmarks.real.tasks import DATA, TASKS, Task, job_of, write_queries
 
-WORK = Path(".cache/real")
+WORK = cache_root() / "real"
+RECORDS = DOCS / "real.json"
 _RUNS, _TIMES, _ABOUT = "runs", "seconds.json", "about.json"
 
 
@@ -41,7 +44,9 @@ def main() -> int:
     parser.add_argument("--train", type=int, help="number of training rows (default: that of the task)")
     parser.add_argument("--held-out", type=int, help="number of held-out rows (default: that of the task)")
     parser.add_argument("--device", choices=("Auto", "CPU", "CUDA"), default="Auto")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="type of the base weights")
     parser.add_argument("--work", type=Path, default=WORK, help="folder of the runs")
+    parser.add_argument("--again", action="store_true", help="repeat runs that docs/real.json records")
     parser.add_argument("--pages-only", action="store_true", help="write the pages from the finished runs")
     options = parser.parse_args()
     if not DATA.is_dir():
@@ -58,7 +63,7 @@ def main() -> int:
                     failed += run(task, folder, seed, options) != 0
             for task in (TASKS[name] for name in options.tasks):
                 failed += run(task, folder, 0, options, has_teacher=True) != 0
-    write_pages(collect(options.work.resolve()))
+    write(options.work.resolve())
     return 1 if failed else 0
 
 
@@ -66,7 +71,11 @@ def run(task: Task, model: Path, seed: int, options: argparse.Namespace, *, has_
     """Run one job to its end, or go on with it, and return its exit code."""
     train, held_out = options.train or task.train, options.held_out or task.held_out
     kind = "teacher" if has_teacher else f"seed-{seed}"
-    queries = options.work.resolve() / f"{task.name}-queries-{train}.jsonl" if has_teacher else None
+    work: Path = options.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    queries = work / f"{task.name}-queries-{train}.jsonl" if has_teacher else None
+    if queries is not None:
+        write_queries(task, queries, train=train)
     job = job_of(
         task,
         name=_job_name(f"{task.name}-{kind}-{model.name}"),
@@ -75,18 +84,19 @@ def run(task: Task, model: Path, seed: int, options: argparse.Namespace, *, has_
         train=train,
         held_out=held_out,
         device=options.device,
+        dtype=options.dtype,
         queries=queries,
     )
     digest = job_digest(job, model)
-    place = options.work.resolve() / f"{job['metadata']['name']}-{train}-{held_out}-{digest[:8]}"
-    place.mkdir(parents=True, exist_ok=True)
-    if list(place.glob(f"{_RUNS}/*/*/report/report.json")):
+    place = work / f"{job['metadata']['name']}-{train}-{held_out}-{digest[:8]}"
+    is_recorded = (task.name, model.name, has_teacher, digest, seed) in {each.key for each in read_records(RECORDS)}
+    if list(place.glob(f"{_RUNS}/*/*/report/report.json")) or (is_recorded and not options.again):
+        print(f"== {place.name}: finished before", flush=True)
         return 0
-    if queries is not None:
-        write_queries(task, queries, train=train)
+    place.mkdir(exist_ok=True)
     (place / "job.yaml").write_text(yaml.safe_dump(job, sort_keys=False))
     about = {"task": task.name, "model": model.name, "seed": seed, "origin": origin_of(model)}
-    about |= {"has_teacher": has_teacher, "job": digest}
+    about |= {"has_teacher": has_teacher, "job": digest, "dtype": options.dtype, "machine": machine()}
     (place / _ABOUT).write_text(json.dumps(about, indent=2))
     print(f"== {place.name}", flush=True)
     began = time.monotonic()
@@ -101,8 +111,10 @@ def run(task: Task, model: Path, seed: int, options: argparse.Namespace, *, has_
 
 
 def job_digest(job: dict[str, Any], model: Path) -> str:
-    """Return a digest of the model's files and of everything in ``job`` that the seeds of a section share."""
+    """Return a digest of the files of model and data, and of all in ``job`` that the seeds of a section share."""
     shared: dict[str, Any] = copy.deepcopy(job["spec"])
+    for source in (each for each in shared["data"].values() if isinstance(each, dict)):
+        source["uri"] = hashlib.sha256(Path(source["uri"].removeprefix("file://")).read_bytes()).hexdigest()
     del shared["training"]["seed"], shared["evaluation"]["arms"], shared["model"]["uri"], shared["compute"]
     files = ModelFolder(uri=model.as_uri(), path=model).digest() if model.is_dir() else ""
     return hashlib.sha256(json.dumps([shared, files], sort_keys=True).encode()).hexdigest()
@@ -113,6 +125,13 @@ def _job_name(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower())[:40].strip("-")
 
 
+def write(work: Path) -> None:
+    """Write both pages from the runs that are recorded, and from the finished ones in ``work``."""
+    runs = merge(read_records(RECORDS), collect(work))
+    write_records(RECORDS, runs)
+    write_page(runs)
+
+
 def collect(work: Path) -> list[Measured]:
     """Return the finished runs in ``work``."""
     found = []
@@ -120,9 +139,8 @@ def collect(work: Path) -> list[Measured]:
         reports = list(place.glob(f"{_RUNS}/*/*/report/report.json"))
         if reports:
             about: dict[str, Any] = json.loads((place / _ABOUT).read_text())
-            report: Report = report_from_json(reports[0].read_bytes())
             seconds = sum(json.loads((place / _TIMES).read_text()))
-            found.append(Measured(report=report, seconds=seconds, **about))
+            found.append(Measured(report=report_from_json(reports[0].read_bytes()), seconds=seconds, **about))
     return found
 
 

@@ -1,19 +1,14 @@
-"""Writes docs/real.md and docs/real.json from the finished runs, with sentences that follow from the figures."""
+"""Writes docs/real.md from the finished runs, with sentences that follow from the figures."""
 
-import json
-import os
-import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from promptintern.report import formatting
 from promptintern.report.schema import Comparison, Figure, Report
 from promptintern_api.metrics import Metric
 
+from benchmarks.real.record import Measured
 from benchmarks.real.tasks import TASKS
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -75,34 +70,9 @@ _ARM_ORDER = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """A finished run."""
-
-    task: str
-    model: str
-    seed: int
-    report: Report
-    seconds: float
-    """The wall time of the run in seconds, over all goes."""
-    has_teacher: bool = False
-    """Whether the base model with the full prompt answered most of the training queries."""
-    job: str = ""
-    """A digest of the job without its seed and its arms."""
-    origin: dict[str, Any] = field(default_factory=dict)
-    """Where the weights come from; empty for a folder of the user."""
-
-
-def write_pages(runs: Sequence[Measured]) -> None:
-    """Write both pages."""
+def write_page(runs: Sequence[Measured]) -> None:
+    """Write docs/real.md."""
     (DOCS / "real.md").write_text(page_of(runs))
-    documents = [
-        asdict(run) | {"report": json.loads(run.report.model_dump_json(by_alias=True, exclude_none=True))}
-        for run in runs
-    ]
-    for document in documents:  # what the models wrote stays in the reports
-        document["report"].pop("examples")
-    (DOCS / "real.json").write_text(json.dumps(documents, indent=1) + "\n")
 
 
 def page_of(runs: Sequence[Measured]) -> str:
@@ -111,7 +81,7 @@ def page_of(runs: Sequence[Measured]) -> str:
     for run in sorted(runs, key=lambda run: (run.model, run.task, run.has_teacher, run.seed)):
         groups.setdefault(_key(run), []).append(run)
     sections = [_section(group) for group in groups.values()]
-    return "\n".join([_HEAD.format(machine=_machine()), *sections])
+    return "\n".join([_HEAD, *sections])
 
 
 def _key(run: Measured) -> tuple[object, ...]:
@@ -162,7 +132,8 @@ def _section(runs: Sequence[Measured]) -> str:
         f"## {first.model}, {task.title}{', with a teacher' if first.has_teacher else ''}",
         "",
         f"{train} training rows{_queries(report)}, {report.arms[0].rows} held-out rows, {_seeds(runs)}. "
-        f"{_origin(first)} The {'run' if len(runs) == 1 else 'runs'} took {', '.join(hours)} h on {report.job.device}.",
+        f"{_origin(first)} Base weights in {first.dtype}. The {'run' if len(runs) == 1 else 'runs'} took "
+        f"{', '.join(hours)} h on {report.job.device}{_machines(runs)}.",
         "",
         f"| arm | {' | '.join(_heading(metric) for metric in metrics)} | prompt tokens |",
         f"|---|{'---:|' * len(metrics)}---:|",
@@ -227,6 +198,11 @@ def _seeds(runs: Sequence[Measured]) -> str:
     return "one seed" if len(runs) == 1 else f"{len(runs)} seeds"
 
 
+def _machines(runs: Sequence[Measured]) -> str:
+    names = "; ".join(sorted({run.machine for run in runs}))
+    return f" ({names})" if names else ""
+
+
 def _origin(run: Measured) -> str:
     origin = run.origin
     if not origin:
@@ -237,18 +213,11 @@ def _origin(run: Measured) -> str:
     )
 
 
-def _machine() -> str:
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft"))
-    return f"{os.cpu_count()} cores ({platform.machine()}), {gpu}, Python {platform.python_version()}, {versions}"
-
-
 _HEAD = """# Pretrained models on real tasks
 
 `make real` writes this page. It trains pretrained models on public data sets: NL2Bash (MIT), MBPP (CC-BY-4.0) and NL-RX
 (MIT). Each job has three stages and three retrieved examples; its settings are the same for all models, and were not
-tuned on held-out rows. [report.md](report.md) says how scores, intervals and tests are computed. The last machine was:
-{machine}.
+tuned on held-out rows. [report.md](report.md) says how scores, intervals and tests are computed.
 
 A sentence says yes or no only if the corrected p-value is at most 0.05 with every seed; otherwise it says that the rows
 cannot tell, and which difference they would show.

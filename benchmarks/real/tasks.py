@@ -132,6 +132,7 @@ def job_of(
     train: int,
     held_out: int,
     device: str,
+    dtype: str,
     queries: Path | None = None,
 ) -> dict[str, Any]:
     """Return the job of one run.
@@ -144,6 +145,7 @@ def job_of(
         train: The number of training rows.
         held_out: The number of held-out rows.
         device: The field spec.compute.device.
+        dtype: The field spec.model.dtype.
         queries: A file of queries that the base model with the full prompt answers, in place of the answers of all
             training rows but the first 16; None to learn from written answers alone.
     """
@@ -157,7 +159,7 @@ def job_of(
         "kind": "PromptInternJob",
         "metadata": {"name": name},
         "spec": {
-            "model": {"uri": f"file://{model}", "dtype": "float32"},
+            "model": {"uri": f"file://{model}", "dtype": dtype},
             "data": {
                 "train": {"uri": f"file://{DATA / task.folder}/train.jsonl", "limit": train},
                 **taught,

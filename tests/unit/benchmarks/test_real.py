@@ -1,5 +1,6 @@
 """The page on pretrained models: its sentences follow from the figures, and its jobs are valid."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ from promptintern.report.schema import Comparison, Figure
 from promptintern_api import parse_job
 from promptintern_api.metrics import Metric
 
+from benchmarks.real import tasks
 from benchmarks.real.__main__ import _job_name, job_digest
 from benchmarks.real.models import REQUIREMENTS, SOURCES
-from benchmarks.real.page import QUESTIONS, Measured, answer, kept, page_of
+from benchmarks.real.page import QUESTIONS, answer, kept, page_of
+from benchmarks.real.record import Measured, merge, read_records, write_records
 from benchmarks.real.tasks import TASKS, Task, job_of
 from tests.tiny import write_tiny_model
 from tests.unit.report.figures import facts
@@ -94,6 +97,7 @@ def test_the_jobs_are_valid(task: Task, has_teacher: bool, tmp_path: Path) -> No
         train=32,
         held_out=8,
         device="CPU",
+        dtype="bfloat16",
         queries=tmp_path / "queries.jsonl" if has_teacher else None,
     )
     spec = parse_job(job).spec
@@ -117,16 +121,45 @@ def test_runs_of_other_sizes_or_jobs_are_no_seeds_of_each_other() -> None:
     assert "seeds" not in page.split("## m, NL-RX", 1)[1]
 
 
-def test_a_digest_tells_jobs_and_models_apart_and_no_seeds(tmp_path: Path) -> None:
+def test_a_run_that_was_recorded_is_on_the_page_with_those_of_other_machines(tmp_path: Path) -> None:
+    report = build_report(facts())
+    run = Measured(task="nlrx", model="m", seed=0, report=report, seconds=3600, dtype="bfloat16", machine="2 cores")
+    other = replace(run, seed=1, machine="16 cores")
+    file = tmp_path / "real.json"
+    assert read_records(file) == []
+    write_records(file, [run])
+    assert merge(read_records(file), []) == [run_without_texts(run)]
+    assert not any(example.query in file.read_text() for example in report.examples.lost)
+    measured_again = replace(run, seconds=7200)
+    runs = merge(read_records(file), [other, measured_again])
+    assert [(each.seed, each.seconds) for each in runs] == [(0, 7200), (1, 3600)]
+    assert "Base weights in bfloat16. The runs took 2.0, 1.0 h on " in page_of(runs)
+    assert "(16 cores; 2 cores)" in page_of(runs)
+
+
+def run_without_texts(run: Measured) -> Measured:
+    examples = run.report.examples.model_copy(update={"gained": [], "lost": []})
+    return replace(run, report=run.report.model_copy(update={"examples": examples}))
+
+
+def test_a_digest_tells_jobs_and_files_apart_and_no_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = TASKS["nlrx"]
+    monkeypatch.setattr(tasks, "DATA", tmp_path)
+    (tmp_path / task.folder).mkdir()
+    for name in ("train", "dev"):
+        (tmp_path / task.folder / f"{name}.jsonl").write_text("{}\n")
     model = write_tiny_model(tmp_path / "My_Model")
 
     def digest(**changes: Any) -> str:
-        settings = {"name": "a", "model": model, "seed": 0, "train": 8, "held_out": 8, "device": "CPU", **changes}
-        return job_digest(job_of(task, **settings), model)
+        settings = {"name": "a", "model": model, "seed": 0, "train": 8, "held_out": 8, "device": "CPU"}
+        return job_digest(job_of(task, **settings | {"dtype": "bfloat16"} | changes), model)
 
     assert digest() == digest(seed=2) == digest(name="b")
+    assert digest() != digest(dtype="float32")
     assert digest() != digest(train=9)
+    first = digest()
+    (tmp_path / task.folder / "train.jsonl").write_text("{} \n")
+    assert digest() != first
     first = digest()
     (model / "tokenizer.json").write_text("{}")
     assert digest() != first
