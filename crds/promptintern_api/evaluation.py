@@ -31,6 +31,13 @@ class Reference(StrEnum):
     FULL_PROMPT = "FullPrompt"
 
 
+class AnswerEngine(StrEnum):
+    """The engine that generates answers."""
+
+    PYTORCH = "PyTorch"
+    VLLM = "VLLM"
+
+
 class OnGateFail(StrEnum):
     """The action taken if a stage fails its gate."""
 
@@ -270,6 +277,16 @@ class EvaluationSpec(ApiModel):
     batch_size: Annotated[
         int, Field(ge=1, le=65_536, description="Number of queries that each worker answers in one batch.")
     ] = 32
+    engine: Annotated[
+        AnswerEngine | None,
+        Field(
+            description=(
+                "Engine that generates answers, for evaluation and for the teacher. PyTorch is this program's own "
+                "continuous batching. VLLM is vLLM, which must be installed where the job runs. Latencies are measured "
+                "with PyTorch either way. If the field is left out, it is PyTorch."
+            )
+        ),
+    ] = None
     latency_queries: Annotated[
         int,
         Field(

@@ -1,6 +1,6 @@
 """Answers, the settings with which they are generated, and what ends them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -38,6 +38,24 @@ class Decoding:
     """The temperature at which tokens are drawn; 0 for greedy answers."""
     seed: tuple[int, ...] = ()
     """The numbers that seed the draws, together with the number of the prompt."""
+
+
+def tell_in_batches(prompts: int, batch_size: int, progress: Callable[[int], None]) -> Callable[[int], None]:
+    """Return a function to be called with the number of prompts answered so far, whenever it grows.
+
+    It calls ``progress`` for each ``batch_size`` more answers, and at the end, so that workers with equally many
+    prompts make equally many calls.
+    """
+    marks = iter([*range(batch_size, prompts, batch_size), prompts])
+    mark = next(marks)
+
+    def tell(done: int) -> None:
+        nonlocal mark
+        while done >= mark:
+            progress(mark)
+            mark = next(marks, prompts + 1)
+
+    return tell
 
 
 def end_tokens(model: Any, tokenizer: Any, more: Iterable[int] = ()) -> set[int]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from promptintern.answering.answers import Answer, Decoding
+from promptintern.answering.answers import Answer, Decoding, tell_in_batches
 from promptintern.answering.batches import answer_in_batches
 from promptintern.answering.continuous import answer_continuously, continuous_fault
 from promptintern.models.load import evaluation_mode
@@ -43,14 +43,7 @@ def generate(
     if not all(map(len, prompts)):
         raise ValueError("a prompt needs at least one token")
     answers: dict[int, Answer] = {}
-    marks = iter([*range(decoding.batch_size, len(prompts), decoding.batch_size), len(prompts)])
-    mark = next(marks)
-
-    def tell(done: int) -> None:
-        nonlocal mark
-        while done >= mark:
-            progress(mark)
-            mark = next(marks, len(prompts) + 1)
+    tell = tell_in_batches(len(prompts), decoding.batch_size, progress)
 
     def answered(number: int, answer: Answer) -> None:
         answers[number] = answer

@@ -9,6 +9,7 @@ import torch
 from promptintern_api import PromptInternJob
 from promptintern_api.prompt import CompressorKind, RetrieverKind
 
+from promptintern.answering.vllm.engine import RANKS
 from promptintern.compress import check_precomputed
 from promptintern.compress.classifier import FIELD as CLASSIFIER_FIELD
 from promptintern.compress.classifier import load_classifier
@@ -37,7 +38,6 @@ from promptintern.pipeline.inputs import (
     s3_options,
     stages_of,
 )
-from promptintern.pipeline.model_card import VLLM_RANKS
 from promptintern.pipeline.session import compress_all, load_embedder
 from promptintern.pipeline.teaching.settings import teacher_of, top_k_of
 from promptintern.prompt.encode import PromptEncoder
@@ -120,10 +120,10 @@ def _encoder(job: PromptInternJob, found: "_TokenizerAndConfig") -> PromptEncode
 
 def _rank_warnings(job: PromptInternJob) -> list[str]:
     rank = job.spec.training.lora.r
-    if rank <= VLLM_RANKS[-1]:
+    if rank <= RANKS[-1]:
         return []
     return [
-        f"spec.training.lora.r is {rank}, but vLLM serves adapters of a rank up to {VLLM_RANKS[-1]}; a larger adapter "
+        f"spec.training.lora.r is {rank}, but vLLM serves adapters of a rank up to {RANKS[-1]}; a larger adapter "
         "has to be merged into the base model (promptintern export --merged)"
     ]
 

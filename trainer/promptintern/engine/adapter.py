@@ -129,6 +129,13 @@ class Adapter:
             for name, slot in ours.items():
                 self.flat[slot.start : slot.stop].copy_(tensors[name].reshape(-1))
 
+    @property
+    def highest_rank(self) -> int:
+        """The highest rank of any layer."""
+        config = self.model.peft_config["default"]
+        ranks: list[int] = [config.r, *(config.rank_pattern or {}).values()]
+        return max(ranks)
+
     def buffer_digest(self) -> str:
         """Return a digest of how the flat buffer is laid out; a checkpoint with another digest is refused."""
         import hashlib

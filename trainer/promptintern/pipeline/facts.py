@@ -186,10 +186,15 @@ def _job(session: Session, store: RunStore) -> JobFacts:
             **({"rows per batch": str(spec.training.rows_per_batch)} if spec.training.rows_per_batch else {}),
             "Direct's budget": str(spec.evaluation.direct_budget),
         },
-        versions={"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}},
+        versions=_versions(session),
         started_at=created,
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _versions(session: Session) -> dict[str, str]:
+    vllm = {"vllm": session.engine.version} if session.engine and session.engine.version else {}
+    return {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}, **vllm}
 
 
 def _device(device: torch.device) -> str:

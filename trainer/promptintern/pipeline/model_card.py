@@ -12,13 +12,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from promptintern.answering.answers import end_tokens
+from promptintern.answering.vllm.engine import RANKS
 from promptintern.pipeline.session import Session
 from promptintern.pipeline.training import base_model_name
 from promptintern.sample import MODEL_URI
 from promptintern.stage_record import StageRecord
 
-VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""The values that vLLM accepts for --max-lora-rank."""
 _DIGEST_DIGITS = 12
 _PLACEHOLDER = "FOLDER_OF_THE_BASE_MODEL"
 
@@ -77,7 +76,7 @@ def model_card(session: Session, record: StageRecord, *, lineage: str, weights: 
     text = "".join(piece.text for piece in session.templates[record.planned].pieces)
     prompt = text if record.shots else text.replace("{examples}", "")
     name = f"{job.metadata.name}-{weights[:_DIGEST_DIGITS]}"
-    rank = highest_rank(session)
+    rank = session.adapter.highest_rank
     start, stop = session.encoder.written_start, _stop_texts(session)
     return environment.get_template("model_card.md.j2").render(
         job=job,
@@ -99,18 +98,11 @@ def model_card(session: Session, record: StageRecord, *, lineage: str, weights: 
         max_new_tokens=evaluation.max_new_tokens,
         name=name,
         rank=rank,
-        vllm_rank=next((each for each in VLLM_RANKS if each >= rank), None),
+        vllm_rank=next((each for each in RANKS if each >= rank), None),
         spaced_stop=any(text[:1].isspace() for text in stop),
         request=json.dumps(_request(session, prompt, start, stop, name=name), ensure_ascii=False, indent=2),
         data=session.data.digests,
     )
-
-
-def highest_rank(session: Session) -> int:
-    """Return the highest rank of any layer of the adapter."""
-    config: Any = session.adapter.model.peft_config["default"]
-    ranks: list[int] = [config.r, *(config.rank_pattern or {}).values()]
-    return max(ranks)
 
 
 def _literal(value: Any) -> str:

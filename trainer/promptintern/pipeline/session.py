@@ -10,9 +10,12 @@ from typing import Any
 import torch
 from promptintern_api import PromptInternJob
 from promptintern_api.compute import Device
+from promptintern_api.evaluation import AnswerEngine
 from promptintern_api.prompt import RetrieverKind
 from promptintern_api.training import Packing
 
+from promptintern.answering.vllm.engine import VllmEngine
+from promptintern.answering.vllm.environment import find_vllm
 from promptintern.compress import CompressedTemplate, build_compressor, check_precomputed
 from promptintern.engine import distributed
 from promptintern.engine.adapter import Adapter, attach_lora
@@ -24,6 +27,7 @@ from promptintern.models.fetch import ModelFolder, fetch_model
 from promptintern.models.load import (
     DTYPES,
     check_vocabulary,
+    context_length,
     load_base_model,
     load_config,
     load_tokenizer,
@@ -82,6 +86,8 @@ class Session:
     """What the teacher of the present stage taught; empty before the teaching pass, and if nothing is taught."""
     clock: PhaseClock = field(default_factory=PhaseClock)
     """The clock of the run's phases on this worker."""
+    engine: VllmEngine | None = None
+    """The vLLM engine that generates answers; None if the trainer generates them itself."""
     noted: set[str] = field(default_factory=set)
     """The notes about answers that were emitted, so that none is emitted twice."""
 
@@ -162,6 +168,7 @@ def open_session(job: PromptInternJob, data: Data, *, local_rank: int = 0, clock
         RunFailed: if the job asks for a GPU, but PyTorch finds none in this process.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    vllm = find_vllm() if job.spec.evaluation.engine is AnswerEngine.VLLM else None
     device = pick_device(job, local_rank=local_rank)
     pin_thread_settings(device)
     folder = fetch_model(job.spec.model.uri, s3=s3_options(job))
@@ -189,6 +196,16 @@ def open_session(job: PromptInternJob, data: Data, *, local_rank: int = 0, clock
     if job.spec.training.gradient_checkpointing:
         _checkpoint_gradients(adapter)
     layouts = replace(layouts, tokens_that_fit=_tokens_that_fit(job, adapter, layouts, tokenizer, device))
+    engine = None
+    if vllm is not None:
+        engine = VllmEngine(
+            python=vllm,
+            model=folder.path,
+            dtype=job.spec.model.dtype,
+            rank=adapter.highest_rank,
+            max_tokens=context_length(base.config),
+            device=device,
+        )
     return Session(
         job=job,
         folder=folder,
@@ -207,6 +224,7 @@ def open_session(job: PromptInternJob, data: Data, *, local_rank: int = 0, clock
         notes=notes,
         warnings=fitting_rows.warnings,
         clock=clock or PhaseClock(),
+        engine=engine,
     )
 
 

@@ -87,17 +87,30 @@ def answer_prompts(
             observer.emit(Note(text=text))
 
     check_stop()
-    with adapter_context(session, use_adapter=use_adapter):
-        answers = generate(
-            session.adapter.model,
+    own_prompts = [prompts[i] for i in own_indices]
+    if session.engine is not None:
+        note("vLLM generates the answers. It takes a minute or more to start.")
+        answers = session.engine.answer(
+            session.adapter,
             session.tokenizer,
-            [prompts[i] for i in own_indices],
+            own_prompts,
             numbers=own_indices,
+            use_adapter=use_adapter,
             decoding=decoding,
-            device=session.device,
             progress=progress,
-            note=note,
         )
+    else:
+        with adapter_context(session, use_adapter=use_adapter):
+            answers = generate(
+                session.adapter.model,
+                session.tokenizer,
+                own_prompts,
+                numbers=own_indices,
+                decoding=decoding,
+                device=session.device,
+                progress=progress,
+                note=note,
+            )
     # Each check is a collective operation, so workers with fewer batches than the first one catch up here.
     for _ in range(_batches(len(range(0, len(prompts), world_size)), decoding) - _batches(len(own_indices), decoding)):
         check_stop()
