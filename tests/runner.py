@@ -24,14 +24,14 @@ class Runner:
     @property
     def output(self) -> Path:
         """The folder of the only run."""
-        return self.output_of("*")
+        return self.output_of("")
 
     def output_of(self, job: str) -> Path:
-        """Return the folder of the only run of a job."""
+        """Return the folder of the only run of a job; the empty name stands for any job."""
         (run_folder,) = (self.folder / "runs").glob(f"*/{job}*")
         return run_folder
 
-    def report(self, *, job: str = "*") -> dict[str, Any]:
+    def report(self, *, job: str = "") -> dict[str, Any]:
         report: dict[str, Any] = json.loads((self.output_of(job) / "report/report.json").read_text())
         return report
 
@@ -40,7 +40,7 @@ class Runner:
         card = (self.output / "adapter/README.md").read_text()
         return card.split(f"```{language}\n")[1].partition("```")[0]
 
-    def predictions(self, arm: str, *, job: str = "*") -> list[str]:
+    def predictions(self, arm: str, *, job: str = "") -> list[str]:
         (document,) = self.output_of(job).glob(f"evaluation/{arm}/t*/document.json")
         answers: dict[str, Any] = json.loads(document.read_text())
         predictions: list[str] = answers["predictions"]

@@ -4,6 +4,9 @@ import os
 
 from promptintern_api.contract import ENV_JOB
 
+VLLM_PYTHON = "PROMPTINTERN_VLLM_PYTHON"
+"""The environment variable with the path of the Python program in whose environment vLLM is installed."""
+
 
 def is_in_job() -> bool:
     """Return whether this process runs in a pod of a job, whose users cannot run a command here."""
@@ -47,3 +50,10 @@ def set_hub_token() -> str:
     if is_in_job():
         return f"put a token with access into the Secret of spec.model.secretRef, as key token; {submit_again()}"
     return "set HF_TOKEN to a token with access"
+
+
+def install_vllm() -> str:
+    """Say how a run gets vLLM."""
+    if is_in_job():
+        return f"name an image that has it in spec.compute.image; {submit_again()}"
+    return f"install it in an environment of its own, and set {VLLM_PYTHON} to the Python program of that environment"

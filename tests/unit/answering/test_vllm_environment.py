@@ -5,19 +5,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from promptintern.answering.vllm.environment import VARIABLE, find_vllm, vllm_environment
+from promptintern.advice import VLLM_PYTHON
+from promptintern.answering.vllm.environment import find_vllm, vllm_environment
 from promptintern.errors import UserError
 
 
 def test_an_environment_without_vllm_is_a_fault_of_the_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv(VARIABLE, raising=False)
-    with pytest.raises(UserError, match=f"spec.evaluation.engine: vLLM is not installed here.*{VARIABLE}"):
+    monkeypatch.delenv(VLLM_PYTHON, raising=False)
+    with pytest.raises(UserError, match=f"spec.evaluation.engine: vLLM is not installed here.*{VLLM_PYTHON}"):
         find_vllm()
     for name in (tmp_path / "missing", tmp_path):
-        monkeypatch.setenv(VARIABLE, str(name))
+        monkeypatch.setenv(VLLM_PYTHON, str(name))
         with pytest.raises(UserError, match="which is not a program"):
             find_vllm()
-    monkeypatch.setenv(VARIABLE, sys.executable)
+    monkeypatch.setenv(VLLM_PYTHON, sys.executable)
     assert find_vllm() == Path(sys.executable)
 
 

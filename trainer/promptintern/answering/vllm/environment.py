@@ -8,12 +8,11 @@ from pathlib import Path
 
 import torch
 
+from promptintern.advice import VLLM_PYTHON, install_vllm
 from promptintern.errors import UserError
 
-VARIABLE = "PROMPTINTERN_VLLM_PYTHON"
-"""The environment variable with the path of the Python program in whose environment vLLM is installed."""
 FIELD = "spec.evaluation.engine"
-_SECRET_BEGINNINGS = ("AWS_", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+_SECRET_BEGINNINGS = ("AWS_", "HF_", "HUGGING_FACE_")
 
 
 def find_vllm() -> Path:
@@ -22,17 +21,13 @@ def find_vllm() -> Path:
     Raises:
         UserError: at ``FIELD``, if there is none.
     """
-    named = os.environ.get(VARIABLE)
+    named = os.environ.get(VLLM_PYTHON)
     if named:
         if not os.access(named, os.X_OK) or not Path(named).is_file():
-            raise UserError.at(FIELD, f"{VARIABLE} names {named}, which is not a program")
+            raise UserError.at(FIELD, f"{VLLM_PYTHON} names {named}, which is not a program")
         return Path(named)
     if importlib.util.find_spec("vllm") is None:
-        raise UserError.at(
-            FIELD,
-            f"vLLM is not installed here; install it in an environment of its own, and set {VARIABLE} to the Python "
-            "program of that environment, or set the field to PyTorch",
-        )
+        raise UserError.at(FIELD, f"vLLM is not installed here; {install_vllm()}, or set the field to PyTorch")
     return Path(sys.executable)
 
 
