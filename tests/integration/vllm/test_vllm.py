@@ -1,6 +1,5 @@
 """Answers from vLLM's process are those of the trainer, whatever ends them; faults of the process are told."""
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from promptintern.answering.answers import Answer, Decoding, Ending
 from promptintern.answering.generate import generate
 from promptintern.answering.vllm.engine import VllmEngine
+from promptintern.answering.vllm.environment import VllmProgram
 from promptintern.engine.adapter import Adapter, attach_lora
 from promptintern.errors import RunFailed
 from promptintern_api.training import Lora
@@ -19,7 +19,6 @@ from tests.tiny import write_tiny_model
 
 CPU = torch.device("cpu")
 PROMPTS = [[(7 * n + k) % 60 + 20 for n in range(3 + 2 * k)] for k in range(7)]
-_STAND_IN = Path(__file__).with_name("stand_in")
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +53,13 @@ def engine(engines: Callable[..., VllmEngine]) -> VllmEngine:
 
 
 @pytest.fixture(scope="module")
-def engines(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., VllmEngine]]:
+def engines(folder: Path, vllm_python: Path) -> Iterator[Callable[..., VllmEngine]]:
     """Return a function that makes engines, whose process has the stand-in for vLLM."""
-    program = tmp_path_factory.mktemp("program") / "python"
-    program.write_text(f'#!/bin/sh\nshift\nPYTHONPATH="{_STAND_IN}" exec "{sys.executable}" "$@"\n')
-    program.chmod(0o755)
     made: list[VllmEngine] = []
 
-    def make(*, python: Path = program, model: Path = folder) -> VllmEngine:
-        made.append(VllmEngine(python=python, model=model, dtype="float32", rank=4, max_tokens=None, device=CPU))
+    def make(*, python: Path = vllm_python, model: Path = folder) -> VllmEngine:
+        program = VllmProgram(python=python, version="0.0")
+        made.append(VllmEngine(program, model=model, dtype="float32", rank=4, max_tokens=None, device=CPU))
         return made[-1]
 
     yield make
@@ -106,7 +103,6 @@ def test_answers_are_those_of_the_trainer_for_each_adapter(
     with adapter.model.disable_adapter():
         base = generate(adapter.model, tokenizer, PROMPTS, decoding=decoding, device=CPU)
     assert ask(engine, adapter, tokenizer, decoding, use_adapter=False) == base
-    assert engine.version == "0.0"
     assert found[0] != found[1] != base
 
 
@@ -148,6 +144,28 @@ def test_a_stop_ends_the_process_and_the_next_call_starts_another(
     assert len(ask(engine, adapter, tokenizer, decoding)) == len(PROMPTS)
 
 
+def test_many_rows_at_a_time_are_as_many_as_vllm_accepts(
+    adapter: Adapter, tokenizer: Any, engines: Callable[..., VllmEngine]
+) -> None:
+    decoding = Decoding(max_new_tokens=4, batch_size=100_000)
+    assert len(ask(engines(), adapter, tokenizer, decoding)) == len(PROMPTS)
+
+
+def test_only_the_newest_adapter_is_kept(
+    adapter: Adapter, tokenizer: Any, engines: Callable[..., VllmEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An adapter that has not changed is not written again."""
+    engine, decoding = engines(), Decoding(max_new_tokens=2)
+    saved: list[Path] = []
+    save = Adapter.save
+    monkeypatch.setattr(Adapter, "save", lambda self, to, **names: (saved.append(to), save(self, to, **names)))
+    for scale, use_adapter in ((1, True), (1, False), (1, True), (2, True), (1, True), (0.5, True)):
+        adapter.flat.data.mul_(scale)
+        ask(engine, adapter, tokenizer, decoding, use_adapter=use_adapter)
+    assert len(saved) == 3
+    assert [folder.exists() for folder in saved] == [False, False, True]
+
+
 def test_no_prompts_start_no_process(adapter: Adapter, tokenizer: Any, engines: Callable[..., VllmEngine]) -> None:
     engine = engines(python=Path("/nowhere"))
     assert ask(engine, adapter, tokenizer, Decoding(max_new_tokens=4), prompts=[]) == []
@@ -156,8 +174,8 @@ def test_no_prompts_start_no_process(adapter: Adapter, tokenizer: Any, engines: 
 @pytest.mark.parametrize(
     ("prompts", "why"),
     [
-        ([[3, 4]], r"vLLM ended \(a line of the log\); set spec.evaluation.engine: PyTorch"),
-        ([[-1, 4]], r"vLLM ended \(.*\); set"),
+        ([[3, 4]], r"vLLM ended \(a line of the log\); spec.evaluation.engine: PyTorch answers without it"),
+        ([[-1, 4]], r"vLLM ended \(.*\); spec"),
     ],
 )
 def test_a_process_that_fails_is_told_in_one_line(
@@ -168,8 +186,38 @@ def test_a_process_that_fails_is_told_in_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_a_model_that_vllm_cannot_load_is_told(
+def test_a_model_that_vllm_cannot_load_is_told_with_the_whole_reason(
     adapter: Adapter, tokenizer: Any, engines: Callable[..., VllmEngine], tmp_path: Path
 ) -> None:
-    with pytest.raises(RunFailed, match=r"vLLM ended \(\w+Error: "):
-        ask(engines(model=tmp_path / "missing"), adapter, tokenizer, Decoding(max_new_tokens=4))
+    model = tmp_path / "missing"
+    with pytest.raises(RunFailed, match=rf"1 validation error for ModelConfig Value error, {model} is no folder\)"):
+        ask(engines(model=model), adapter, tokenizer, Decoding(max_new_tokens=4))
+
+
+@pytest.mark.parametrize(
+    ("program", "why"),
+    [
+        ("exit 3", "it wrote nothing"),
+        ("echo why >&2", "why"),
+        ("""exec <&-; echo '{"error": "the reason"}'; sleep 60""", "the reason"),
+        ("""exec <&-; echo '{"error": "'$(yes word | head -n 5000)'"}'""", "(word ?){100}"),
+    ],
+)
+def test_a_program_that_reads_nothing_is_told_with_what_it_wrote(
+    program: str, why: str, adapter: Adapter, tokenizer: Any, engines: Callable[..., VllmEngine], tmp_path: Path
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{program}\n")
+    python.chmod(0o755)
+    with pytest.raises(RunFailed, match=rf"vLLM ended \({why}\)"):
+        ask(engines(python=python), adapter, tokenizer, Decoding(max_new_tokens=4))
+
+
+def test_an_adapter_that_vllm_cannot_serve_fails_before_it_is_trained(
+    folder: Path, tokenizer: Any, engines: Callable[..., VllmEngine]
+) -> None:
+    """The first answers of a run are those of the base model."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    adapter = attach_lora(model, Lora(r=16, alpha=8), seed=1)
+    with pytest.raises(RunFailed, match="LoRA rank 16 is greater than max_lora_rank 8"):
+        ask(engines(), adapter, tokenizer, Decoding(max_new_tokens=4), use_adapter=False)

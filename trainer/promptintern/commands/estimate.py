@@ -88,9 +88,9 @@ def _answer(
     accepted: Sequence[Sequence[str]] | None = None,
 ) -> _Sampled:
     """Answer the held-out rows with the base weights; without ``accepted`` answers, those of FullPrompt are judged."""
-    began = time.monotonic()
+    began = time.monotonic() - session.engine_start_seconds
     answers = answer_prompts(session, prompts, use_adapter=False, name=f"arm {arm}", observer=observer)
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - session.engine_start_seconds - began
     texts = [answer.text for answer in answers]
     accepted = accepted_answers(session, texts) if accepted is None else accepted
     judged = judge(session, texts, session.job.spec.evaluation.metrics[:1], accepted)
@@ -115,6 +115,7 @@ def _training_seconds(session: Session, observer: Observer) -> Iterator[float]:
 
 def _timed_steps(session: Session, prepared: PreparedTrack) -> tuple[int, float]:
     """Train some steps, and return the number of tokens that they computed and the seconds that they took."""
+    session.free_device()
     training, track = session.job.spec.training, prepared.track
     trajectory, ends = Trajectory(), list[float]()
     steps = prepared.steps[:_TIMED_STEPS]

@@ -7,13 +7,16 @@ from typing import Any, TypeVar
 
 import torch
 from promptintern_api import PromptInternJob
+from promptintern_api.compute import Device
+from promptintern_api.evaluation import AnswerEngine
 from promptintern_api.prompt import CompressorKind, RetrieverKind
 
-from promptintern.answering.vllm.engine import RANKS
+from promptintern.advice import is_in_job
+from promptintern.answering.vllm.environment import RANKS, check_vllm_can_serve, find_vllm
 from promptintern.compress import check_precomputed
 from promptintern.compress.classifier import FIELD as CLASSIFIER_FIELD
 from promptintern.compress.classifier import load_classifier
-from promptintern.engine.adapter import attach_lora
+from promptintern.engine.adapter import Adapter, attach_lora
 from promptintern.errors import Problem, UserError
 from promptintern.models.compare import check_tensors
 from promptintern.models.describe import described_model
@@ -86,7 +89,9 @@ def check_job(job: PromptInternJob, *, storage: bool = False) -> Findings:
     if model and (base := findings.collect(lambda: empty_model(model.config))) is not None:
         where = display_uri(job.spec.model.uri)
         findings.collect(lambda: check_tensors(base, model.headers, where=where, field=FIELD))
-        findings.collect(lambda: attach_lora(base, job.spec.training.lora, seed=0))
+        adapter = findings.collect(lambda: attach_lora(base, job.spec.training.lora, seed=0))
+        if adapter is not None and job.spec.evaluation.engine is AnswerEngine.VLLM:
+            findings.collect(lambda: _check_engine(job, adapter))
     embedder = findings.collect(lambda: load_embedder(job, torch.device("cpu")))
     encoder = findings.collect(lambda: _encoder(job, model)) if model else None
     if model and (teacher := teacher_of(job)):
@@ -118,9 +123,17 @@ def _encoder(job: PromptInternJob, found: "_TokenizerAndConfig") -> PromptEncode
     return PromptEncoder(found.tokenizer, chat=job.spec.prompt.chat, vocabulary=vocabulary_size(found.config))
 
 
+def _check_engine(job: PromptInternJob, adapter: Adapter) -> None:
+    compute = job.spec.compute
+    on_gpu = compute.device is Device.CUDA or compute.gpus_per_worker > 0
+    check_vllm_can_serve(adapter, dtype=job.spec.model.dtype, on_gpu=on_gpu)
+    if is_in_job():  # elsewhere, the job may be meant for a cluster
+        find_vllm()
+
+
 def _rank_warnings(job: PromptInternJob) -> list[str]:
     rank = job.spec.training.lora.r
-    if rank <= RANKS[-1]:
+    if rank <= RANKS[-1] or job.spec.evaluation.engine is AnswerEngine.VLLM:
         return []
     return [
         f"spec.training.lora.r is {rank}, but vLLM serves adapters of a rank up to {RANKS[-1]}; a larger adapter "

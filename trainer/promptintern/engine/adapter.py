@@ -136,6 +136,13 @@ class Adapter:
         ranks: list[int] = [config.r, *(config.rank_pattern or {}).values()]
         return max(ranks)
 
+    @property
+    def is_on_head(self) -> bool:
+        """Whether the output head has an adapter."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        return isinstance(self.model.get_output_embeddings(), BaseTunerLayer)
+
     def buffer_digest(self) -> str:
         """Return a digest of how the flat buffer is laid out; a checkpoint with another digest is refused."""
         import hashlib

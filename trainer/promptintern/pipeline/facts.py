@@ -193,7 +193,7 @@ def _job(session: Session, store: RunStore) -> JobFacts:
 
 
 def _versions(session: Session) -> dict[str, str]:
-    vllm = {"vllm": session.engine.version} if session.engine and session.engine.version else {}
+    vllm = {"vllm": session.engine.version} if session.engine else {}
     return {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}, **vllm}
 
 

@@ -282,6 +282,8 @@ class _Run:
         )
         trajectory = self.trainer.train(prepared, lr_span)
         trained = self.trainer.record(prepared, trajectory)
+        if self.session.engine is not None:  # a process that is not ours may fail, or take the memory of this one
+            self.trainer.save(track, trajectory)
         try:
             with self.session.clock.phase(Phase.EVALUATE):
                 record = self._evaluate_stage(track, trained, full_answers, earlier)

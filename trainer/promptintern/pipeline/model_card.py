@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from promptintern.answering.answers import end_tokens
-from promptintern.answering.vllm.engine import RANKS
+from promptintern.answering.vllm.environment import RANKS
 from promptintern.pipeline.session import Session
 from promptintern.pipeline.training import base_model_name
 from promptintern.sample import MODEL_URI

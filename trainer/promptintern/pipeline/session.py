@@ -15,7 +15,7 @@ from promptintern_api.prompt import RetrieverKind
 from promptintern_api.training import Packing
 
 from promptintern.answering.vllm.engine import VllmEngine
-from promptintern.answering.vllm.environment import find_vllm
+from promptintern.answering.vllm.environment import check_vllm_can_serve, find_vllm
 from promptintern.compress import CompressedTemplate, build_compressor, check_precomputed
 from promptintern.engine import distributed
 from promptintern.engine.adapter import Adapter, attach_lora
@@ -90,6 +90,16 @@ class Session:
     """The vLLM engine that generates answers; None if the trainer generates them itself."""
     noted: set[str] = field(default_factory=set)
     """The notes about answers that were emitted, so that none is emitted twice."""
+
+    @property
+    def engine_start_seconds(self) -> float:
+        """The time that all starts of the vLLM engine took, which is no time of answering."""
+        return self.engine.start_seconds if self.engine is not None else 0.0
+
+    def free_device(self) -> None:
+        """Give PyTorch the memory of the device. Call this before each computation except answers."""
+        if self.engine is not None and self.engine.holds_device:
+            self.engine.close()
 
     @cached_property
     def pool(self) -> list[Query]:
@@ -192,6 +202,8 @@ def open_session(job: PromptInternJob, data: Data, *, local_rank: int = 0, clock
         needs_training_rows=job.spec.data.generate is None,
     )
     adapter = attach_lora(base, job.spec.training.lora, seed=job.spec.training.seed)
+    if vllm is not None:
+        check_vllm_can_serve(adapter, dtype=job.spec.model.dtype, on_gpu=device.type == "cuda")
     layouts, notes = _layouts(job, adapter, tokenizer, device)
     if job.spec.training.gradient_checkpointing:
         _checkpoint_gradients(adapter)
@@ -199,7 +211,7 @@ def open_session(job: PromptInternJob, data: Data, *, local_rank: int = 0, clock
     engine = None
     if vllm is not None:
         engine = VllmEngine(
-            python=vllm,
+            vllm,
             model=folder.path,
             dtype=job.spec.model.dtype,
             rank=adapter.highest_rank,

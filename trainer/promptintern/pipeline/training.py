@@ -67,8 +67,7 @@ class TrackTrainer:
         """
         session, spec = self.session, self.session.job.spec
         track, rows, steps = prepared.track, prepared.rows, prepared.steps
-        if session.engine is not None and session.device.type == "cuda":
-            session.engine.close()  # training needs its memory
+        session.free_device()
         optimizer = new_optimizer(session.adapter, weight_decay=spec.training.weight_decay)
         trajectory = self._restore(track, optimizer)
         if distributed.rank() == 0:

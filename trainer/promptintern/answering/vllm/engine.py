@@ -1,10 +1,8 @@
 """The vLLM engine as the trainer sees it: prompts and an adapter go in, answers come out."""
 
-import json
-import os
-import subprocess
+import hashlib
+import shutil
 import tempfile
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,19 +18,16 @@ from promptintern.answering.answers import (
     tell_in_batches,
     truncate_at_stop,
 )
-from promptintern.answering.vllm.environment import FIELD, vllm_environment
+from promptintern.answering.vllm.environment import RANKS, VllmProgram
+from promptintern.answering.vllm.process import VllmProcess
 from promptintern.engine.adapter import Adapter
 from promptintern.engine.seeding import mix
-from promptintern.errors import RunFailed
 
-_SERVER = Path(__file__).with_name("server.py")
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""The values that vLLM accepts for the maximum rank of adapters."""
 _ROOM = 256
 """The length of the longest row is rounded up to a multiple of this number, so that few calls need a new engine."""
 _SHARE_OF_FREE_MEMORY = 0.9
-_LOG_BYTES = 8192
-"""The size of the end of vLLM's log in which the reason for its end is sought."""
+_MAX_ROWS = 1024
+"""The maximum number of rows at a time. vLLM refuses more rows than tokens per step, of which it has 2,048 or more."""
 
 
 @dataclass(kw_only=True)
@@ -51,19 +46,22 @@ class VllmEngine:
     """
 
     def __init__(
-        self, *, python: Path, model: Path, dtype: str, rank: int, max_tokens: int | None, device: torch.device
+        self, program: VllmProgram, *, model: Path, dtype: str, rank: int, max_tokens: int | None, device: torch.device
     ) -> None:
         """Remember the settings.
 
         Args:
-            python: The Python program of the environment that has vLLM.
+            program: The Python program of the environment that has vLLM.
             model: The folder of the base model.
             dtype: The type of the base weights.
             rank: The largest rank of the adapter's layers.
             max_tokens: The context length of the model; None if it has no limit.
             device: The device of the model.
         """
-        self._python, self._device, self._max_tokens = python, device, max_tokens
+        self.version = program.version
+        self.start_seconds = 0.0
+        """The time that all starts of vLLM took."""
+        self._python, self._device, self._max_tokens = program.python, device, max_tokens
         self._settings: dict[str, Any] = {
             "model": str(model),
             "dtype": dtype,
@@ -75,12 +73,20 @@ class VllmEngine:
         }
         if device.type == "cpu":
             self._settings["enforce_eager"] = True  # needs no C++ compiler
-        self.version = ""
-        """The version of vLLM; empty before it has started."""
-        self._process: subprocess.Popen[str] | None = None
+        self._process: VllmProcess | None = None
         self._room = 0
         self._files = tempfile.TemporaryDirectory(prefix="promptintern-vllm-")
-        self._adapters = 0
+        self._adapters: list[str] = []
+
+    @property
+    def holds_device(self) -> bool:
+        """Whether PyTorch has too little memory for a training or scores, until ``close``."""
+        return self._process is not None and self.shares_memory
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether vLLM takes its memory from the one that PyTorch needs, as on a GPU."""
+        return self._device.type == "cuda"
 
     def answer(
         self,
@@ -100,29 +106,26 @@ class VllmEngine:
         """
         if not prompts:
             return []
-        self._require(max(map(len, prompts)) + decoding.max_new_tokens, decoding.batch_size)
         ends = end_tokens(adapter.model, tokenizer, decoding.ends)
         rows = {
             index: _Row(prompt=prompt, seed=mix(*decoding.seed, number) >> 1, ids=[])
             for index, (prompt, number) in enumerate(zip(prompts, numbers, strict=True))
         }
         sampling = {"temperature": decoding.temperature, "stop": list(decoding.stop), "stop_token_ids": sorted(ends)}
-        files = self._save(adapter) if use_adapter else None
         tell = tell_in_batches(len(prompts), decoding.batch_size, progress)
         answers: dict[int, Answer] = {}
         waiting = rows
         try:
+            process = self._ready(max(map(len, prompts)) + decoding.max_new_tokens, decoding.batch_size)
+            if not self._adapters and not use_adapter:
+                _check_adapter(process, self._save(adapter), prompts[0])
+            files = self._save(adapter) if use_adapter else None
             while waiting:
-                self._send(
-                    {
-                        "adapter": files,
-                        "sampling": sampling,
-                        "rows": [_request(index, row, decoding) for index, row in waiting.items()],
-                    }
-                )
+                requests = [_request(index, row, decoding) for index, row in waiting.items()]
+                process.send({"adapter": files, "sampling": sampling, "rows": requests})
                 again = {}
                 for _ in range(len(waiting)):
-                    result = self._receive()
+                    result = process.receive()
                     index, row = int(result["number"]), waiting[int(result["number"])]
                     row.ids += map(int, result["ids"])
                     is_full = len(row.ids) >= decoding.max_new_tokens
@@ -140,67 +143,49 @@ class VllmEngine:
     def close(self) -> None:
         """End vLLM's process, which frees its memory."""
         if self._process is not None:
-            _end(self._process)
+            self._process.end()
             self._process = None
 
-    def _require(self, tokens: int, slots: int) -> None:
-        """Make sure that a process runs whose rows may have so many ``tokens``."""
+    def _ready(self, tokens: int, slots: int) -> VllmProcess:
+        """Return a process that answers rows of up to ``tokens`` tokens; start one if there is none."""
         if self._process is not None and tokens <= self._room:
-            return
+            return self._process
         self.close()
         room = -(-tokens // _ROOM) * _ROOM
         self._room = max(tokens, min(room, self._max_tokens or room))
-        settings = self._settings | {"max_model_len": self._room, "max_num_seqs": slots}
-        if self._device.type == "cuda":
+        settings = self._settings | {"max_model_len": self._room, "max_num_seqs": min(slots, _MAX_ROWS)}
+        if self.shares_memory:
             torch.cuda.empty_cache()
             free, total = torch.cuda.mem_get_info(self._device)
             settings["gpu_memory_utilization"] = round(_SHARE_OF_FREE_MEMORY * free / total, 3)
-        with self._log.open("w") as log:
-            self._process = subprocess.Popen(
-                [self._python, "-I", _SERVER],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=vllm_environment(os.environ, self._device, Path(self._files.name)),
-                text=True,
-                start_new_session=True,
-            )
-        weakref.finalize(self, _end, self._process)
-        self._send(settings)
-        self.version = str(self._receive()["version"])
-
-    @property
-    def _log(self) -> Path:
-        return Path(self._files.name, "log")
+        self._process = VllmProcess(self._python, settings, device=self._device, files=Path(self._files.name))
+        self.start_seconds += self._process.start_seconds
+        return self._process
 
     def _save(self, adapter: Adapter) -> Mapping[str, Any]:
-        """Write the adapter where vLLM reads it, and return its name, number and folder."""
-        self._adapters += 1
-        folder = Path(self._files.name, f"adapter-{self._adapters}")
-        adapter.save(folder, base_name="base")
-        return {"name": folder.name, "id": self._adapters, "path": str(folder)}
+        """Write the adapter where vLLM reads it, and return its name, number and folder. Only the newest is kept."""
+        digest = hashlib.sha256(adapter.flat.detach().cpu().numpy().tobytes()).hexdigest()
+        if self._adapters[-1:] != [digest]:
+            if self._adapters:
+                shutil.rmtree(self._adapter_folder)
+            self._adapters.append(digest)
+            adapter.save(self._adapter_folder, base_name="base")
+        return {"name": digest, "id": len(self._adapters), "path": str(self._adapter_folder)}
 
-    def _send(self, document: Mapping[str, Any]) -> None:
-        assert self._process is not None and self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(document) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise self._failure("") from None
+    @property
+    def _adapter_folder(self) -> Path:
+        return Path(self._files.name, f"adapter-{len(self._adapters)}")
 
-    def _receive(self) -> dict[str, Any]:
-        assert self._process is not None and self._process.stdout is not None
-        line = self._process.stdout.readline()
-        document: dict[str, Any] = json.loads(line) if line else {}
-        if "error" in document or not line:
-            raise self._failure(str(document.get("error", "")))
-        return document
 
-    def _failure(self, reason: str) -> RunFailed:
-        lines = self._log.read_bytes()[-_LOG_BYTES:].decode(errors="replace").split("\n")
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing")
-        why = (reason.strip() or last).splitlines()[0]
-        return RunFailed(f"vLLM ended ({why}); set {FIELD}: PyTorch to answer without it")
+def _check_adapter(process: VllmProcess, adapter: Mapping[str, Any], prompt: Sequence[int]) -> None:
+    """Let vLLM load an adapter, so that one that it cannot serve fails before it is trained.
+
+    Raises:
+        RunFailed: if vLLM cannot load it.
+    """
+    request = {"number": 0, "ids": list(prompt), "maxTokens": 1, "seed": None}
+    process.send({"adapter": adapter, "sampling": {"temperature": 0.0}, "rows": [request]})
+    process.receive()
 
 
 def _request(index: int, row: _Row, decoding: Decoding) -> dict[str, Any]:
@@ -214,11 +199,3 @@ def _counts(tokenizer: Any, ids: Sequence[int], stop: Sequence[str]) -> bool:
     """Return whether an answer may end at a stop string: whether one comes after its first non-space character."""
     text: str = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return truncate_at_stop(text, stop) != text
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    process.kill()
-    process.wait()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            pipe.close()

@@ -8,6 +8,8 @@ line per answer, in the order in which the answers end, or a line with an error,
 import json
 import os
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any, TextIO
 
@@ -16,17 +18,23 @@ def main() -> None:
     """Start vLLM, and answer batches until the input ends."""
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     try:
-        from vllm import __version__
-
         engine = _start(json.loads(sys.stdin.readline()))
-        _write(output, {"version": __version__})
+        _write(output, {"ready": True})
         for line in sys.stdin:
             for answer in _answer(engine, json.loads(line)):
                 _write(output, answer)
     except Exception as error:
         _write(output, {"error": f"{type(error).__name__}: {error}"})
         raise
+
+
+def _end_with(parent: int) -> None:
+    """End this process once its parent has ended, however that was killed."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _write(output: TextIO, document: dict[str, Any]) -> None:
@@ -36,8 +44,10 @@ def _write(output: TextIO, document: dict[str, Any]) -> None:
 
 def _start(settings: dict[str, Any]) -> Any:
     from vllm import EngineArgs, LLMEngine
+    from vllm.usage.usage_lib import UsageContext
 
-    return LLMEngine.from_engine_args(EngineArgs(**settings))
+    # As in an offline run of vLLM itself, a step has more tokens than in a server.
+    return LLMEngine.from_engine_args(EngineArgs(**settings), usage_context=UsageContext.LLM_CLASS)
 
 
 def _answer(engine: Any, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -56,6 +56,7 @@ def measure_latency(
     stored = distributed.from_rank_zero(lambda: store.committed_document(LATENCY_FOLDER, parent=parent))
     if count == 0 or stored is not None:
         return
+    session.free_device()
     if result is not None:
         trainer.load(str(result.stage))
     if distributed.rank() == 0:

@@ -103,10 +103,10 @@ def check_retention(
         return [answer.text for answer in answers]
 
     before = answer(use_adapter=False)
-    rows = [row for row in encode_where_possible(session.encoder, prompts.texts, before) if row is not None]
-    divergence = _divergence(session, trainer, rows, str(result.stage))
     trainer.load(str(result.stage))
     after = answer(use_adapter=True)
+    rows = [row for row in encode_where_possible(session.encoder, prompts.texts, before) if row is not None]
+    divergence = _divergence(session, trainer, rows, str(result.stage))
     facts = RetentionFacts(
         prompts=len(prompts.texts),
         changed=sum(a != b for a, b in zip(before, after, strict=True)),

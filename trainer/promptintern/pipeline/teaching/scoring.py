@@ -98,6 +98,7 @@ def _packs(session: Session, rows: Sequence[Encoded]) -> Iterator[tuple[Sequence
     """Yield packs that hold all rows, as the indices of their rows and their tensors, with the model in eval mode."""
     if not rows:
         return
+    session.free_device()
     model, device, layout = session.adapter.model, session.device, layout_of(session, rows)
     # All rows are one step of one worker, so the template is computed once.
     (step,) = plan_rows(

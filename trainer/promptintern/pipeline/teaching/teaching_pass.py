@@ -1,13 +1,14 @@
 """The teaching pass: a model with a longer prompt answers the queries that have no answer, and scores answers.
 
 The rows are divided into shards. Each shard is answered, scored and committed before the next one begins, so a run that
-was killed continues with the first shard that is missing. Stages and epochs read the answers and the distributions from
-the shards, and never compute the teacher again.
+was killed continues with the first shard that is missing. Only if vLLM answers on a GPU, several shards are answered
+before the first of them is scored, because vLLM has to end for the scores, and takes a minute to start again. Stages
+and epochs read the answers and the distributions from the shards, and never compute the teacher again.
 """
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -49,6 +50,8 @@ from promptintern.uris import display_uri
 
 SHARD_ROWS = 256
 """The number of rows in a shard."""
+SHARDS_PER_START = 16
+"""The number of shards that vLLM answers before it ends, where PyTorch needs its memory for their scores."""
 UNFINISHED = "the teacher's answer does not fit into evaluation.maxNewTokens"
 EMPTY = "the teacher's answer is empty"
 DISAGREEING = "too few of the teacher's answers to the query agree"
@@ -97,7 +100,7 @@ def teach(
         vocabulary=vocabulary_of(config),
     )
     distributed.from_rank_zero(lambda: remove_leftovers(store, TEACHER_FOLDER, term=term))
-    lessons = join_lessons(teaching.shard(number) for number in range(-(-len(teaching.rows) // SHARD_ROWS)))
+    lessons = join_lessons(teaching.shard(number) for number in range(teaching.shards))
     queries, written = len(session.data.queries), len(session.data.train)
     answered = sum(lesson.row >= written for lesson in lessons.lessons)
     if queries and not answered and not written:
@@ -124,6 +127,8 @@ class _TeachingPass:
     teacher: Teacher
     top_k: int
     vocabulary: int
+    answered: "dict[int, _Answers]" = field(default_factory=dict)
+    """The answers of the shards, by number, that are not scored yet."""
 
     @property
     def rows(self) -> range:
@@ -132,13 +137,20 @@ class _TeachingPass:
         scores_written = self.model.stage is not None and self.teacher.loss is not TeacherLoss.ANSWERS
         return range(0 if scores_written else written, written + len(self.session.data.queries))
 
+    @property
+    def shards(self) -> int:
+        """The number of shards."""
+        return -(-len(self.rows) // SHARD_ROWS)
+
     def shard(self, number: int) -> Lessons:
         """Return the lessons of the shard with this number. Answer, score and commit it first if it is missing."""
-        rows = self.rows[number * SHARD_ROWS : (number + 1) * SHARD_ROWS]
+        rows = self._rows_of(number)
         lessons = distributed.from_rank_zero(lambda: self._read(number, rows))
         if lessons is None:
             self.load(self.model.stage)
-            answers = self._answer(rows)
+            if number not in self.answered:
+                self._answer_shards(number)
+            answers = self.answered.pop(number)
             answered = time.perf_counter()
             distributions = None
             if self.teacher.loss is not TeacherLoss.ANSWERS and answers.rows:
@@ -168,6 +180,20 @@ class _TeachingPass:
         if distributed.rank() == 0:
             self.observer.emit(ShardStored(teacher=self.model.name, number=number))
         return lessons
+
+    def _rows_of(self, number: int) -> range:
+        return self.rows[number * SHARD_ROWS : (number + 1) * SHARD_ROWS]
+
+    def _answer_shards(self, first: int) -> None:
+        """Answer the shard with the number ``first``, and those after it for which vLLM should not start again."""
+        engine, scores = self.session.engine, self.teacher.loss is not TeacherLoss.ANSWERS
+        count = SHARDS_PER_START if engine is not None and engine.shares_memory and scores else 1
+        numbers = range(first, min(first + count, self.shards))
+        missing = distributed.from_rank_zero(
+            lambda: [number for number in numbers if self._read(number, self._rows_of(number)) is None]
+        )
+        for number in missing:
+            self.answered[number] = self._answer(self._rows_of(number))
 
     def _folder(self, number: int) -> str:
         return shard_folder(self.model.name, number)
@@ -225,7 +251,7 @@ class _TeachingPass:
         """Let the teacher answer the queries with these indices in the session's ``pool``."""
         session, encoder = self.session, self.session.encoder
         prompts = self._prompts(queries)
-        began = time.perf_counter()
+        began = time.perf_counter() - session.engine_start_seconds
         ids = [list(prompt) for prompt in encoder.encode_prompts(prompts)]
         samples = self.teacher.samples
         drawn = [self._draw(queries, ids, number) for number in range(samples.count if samples else 1)]
@@ -255,7 +281,7 @@ class _TeachingPass:
             rows=[row for _, _, row in kept],
             cut=[answer.ending is Ending.STOP for _, answer, _ in kept],
             tokens=sum(answer.tokens for answers in drawn for answer in answers),
-            seconds=time.perf_counter() - began,
+            seconds=time.perf_counter() - session.engine_start_seconds - began,
         )
 
     def _draw(self, queries: range, prompts: Sequence[Sequence[int]], number: int) -> list[Answer]:

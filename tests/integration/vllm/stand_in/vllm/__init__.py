@@ -4,8 +4,10 @@ Like vLLM, it answers several prompts at a time, stops at a stop string wherever
 which string it was.
 """
 
+import json
 import os
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,9 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-__version__ = "0.0"
+from vllm.usage.usage_lib import UsageContext
+
+_TOKENS_PER_STEP = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +35,7 @@ class EngineArgs:
     enforce_eager: bool
     max_model_len: int
     max_num_seqs: int
+    gpu_memory_utilization: float = 0.9
 
 
 @dataclass(kw_only=True)
@@ -40,8 +45,8 @@ class SamplingParams:
     max_tokens: int
     seed: int | None
     temperature: float
-    stop: list[str]
-    stop_token_ids: list[int]
+    stop: list[str] = field(default_factory=list)
+    stop_token_ids: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -64,16 +69,21 @@ class LLMEngine:
     """The engine, which generates one token for each prompt per step."""
 
     def __init__(self, settings: EngineArgs) -> None:
+        if settings.max_num_seqs > _TOKENS_PER_STEP:
+            raise ValueError("there may not be more rows than tokens per step")
         print("what a library prints to standard output is no answer")
         print("a line of the log", file=sys.stderr)
         assert os.environ["HF_HUB_OFFLINE"] == "1"
         self._settings = settings
+        if not Path(settings.model).is_dir():  # in several lines, as pydantic writes them
+            raise ValueError(f"1 validation error for ModelConfig\n  Value error, {settings.model} is no folder")
         self._tokenizer = AutoTokenizer.from_pretrained(settings.model)
         self._models: dict[str | None, Any] = {}
         self._requests: list[_Request] = []
 
     @classmethod
-    def from_engine_args(cls, settings: EngineArgs) -> "LLMEngine":
+    def from_engine_args(cls, settings: EngineArgs, *, usage_context: UsageContext) -> "LLMEngine":
+        assert usage_context is UsageContext.LLM_CLASS
         return cls(settings)
 
     def add_request(
@@ -84,6 +94,8 @@ class LLMEngine:
             raise ValueError(f"{len(ids)} tokens do not fit")
         if ids[0] == 3:
             os._exit(9)  # as when memory is short
+        if ids[0] == 4:
+            time.sleep(600)  # as in a long step
         self._requests.append(_Request(request_id, ids, sampling, lora_request.path if lora_request else None))
 
     def has_unfinished_requests(self) -> bool:
@@ -111,6 +123,13 @@ class LLMEngine:
 
     def _model(self, adapter: str | None) -> Any:
         if adapter not in self._models:
+            if adapter and (rank := _rank(adapter)) > self._settings.max_lora_rank:
+                raise ValueError(f"LoRA rank {rank} is greater than max_lora_rank {self._settings.max_lora_rank}")
             model = AutoModelForCausalLM.from_pretrained(self._settings.model, dtype=torch.float32)
             self._models[adapter] = (PeftModel.from_pretrained(model, Path(adapter)) if adapter else model).eval()
         return self._models[adapter]
+
+
+def _rank(adapter: str) -> int:
+    rank: int = json.loads(Path(adapter, "adapter_config.json").read_text())["r"]
+    return rank

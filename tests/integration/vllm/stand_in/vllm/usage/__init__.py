@@ -1,0 +1,1 @@
+"""Parts of vLLM that say how it is used."""
