@@ -37,7 +37,10 @@ class ComputeSpec(ApiModel):
         Field(
             ge=1,
             le=1024,
-            description="Number of training workers (the world size). Each worker runs in a pod of its own.",
+            description=(
+                "Number of worker pods. The world size, which is the number of training processes, is this number "
+                "times `gpusPerWorker`, or this number if the workers have no GPUs."
+            ),
         ),
     ] = 1
     gpus_per_worker: Annotated[
@@ -46,9 +49,9 @@ class ComputeSpec(ApiModel):
             ge=0,
             le=16,
             description=(
-                "Number of GPUs that each worker pod requests, as the resource `gpuResource`. A worker trains on one "
-                "GPU, so add workers to use more GPUs. If it is above 0, a worker that finds no GPU fails. It must be "
-                "0 if `device` is CPU."
+                "Number of GPUs that each worker pod requests, as the resource `gpuResource`. A pod has one training "
+                "process for each GPU. If it is above 0, a worker that finds no GPU fails. It must be 0 if `device` is "
+                "CPU."
             ),
         ),
     ] = 0

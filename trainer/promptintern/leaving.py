@@ -47,43 +47,44 @@ def wait_while_leaving() -> None:
 
 @contextlib.contextmanager
 def register_process(role: Role) -> Iterator[None]:
-    """Register this process as the pod's driver or worker for the duration of the block."""
+    """Register this process as the pod's driver, or as one of its workers, for the duration of the block."""
     folder = pod_folder()
     if folder is None:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    file = _pid_file(folder, role)
-    unfinished = file.with_suffix(f".{os.getpid()}")
-    unfinished.write_text(str(os.getpid()))
-    unfinished.replace(file)
+    file = process_file(folder, role, os.getpid())
+    file.touch()
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
-            if file.read_text() == str(os.getpid()):
-                file.unlink()
+        file.unlink(missing_ok=True)
 
 
-def process_id(folder: Path, role: Role) -> int | None:
-    """Return the process id of the pod's driver or worker, or None if no such process is running."""
-    try:
-        process = int(_pid_file(folder, role).read_text())
-        os.kill(process, 0)
-    except (OSError, ValueError):
-        return None
-    return process
+def processes(folder: Path, role: Role) -> list[int]:
+    """Return the process ids of the pod's driver or workers that are running."""
+    ids = [int(file.name.split(".")[1]) for file in folder.glob(process_file(folder, role, "*").name)]
+    return [each for each in ids if _is_running(each)]
 
 
 def wait_for_exit(folder: Path, role: Role, seconds: float) -> bool:
-    """Wait until the pod's driver or worker has exited. Return False if it is still running after ``seconds``."""
+    """Wait until the pod's driver or workers have exited. Return False if one still runs after ``seconds``."""
     deadline = time.monotonic() + seconds
-    while process_id(folder, role) is not None:
+    while processes(folder, role):
         if time.monotonic() > deadline:
             return False
         time.sleep(_POLL_SECONDS)
     return True
 
 
-def _pid_file(folder: Path, role: Role) -> Path:
-    return folder / f"{role}.pid"
+def process_file(folder: Path, role: Role, process: int | str) -> Path:
+    """Return the file that says that ``process`` has the role ``role``. A process that was killed leaves it behind."""
+    return folder / f"{role}.{process}.pid"
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except OSError:
+        return False
+    return True

@@ -119,13 +119,14 @@ def _workers(job: ResolvedJob, settings: Settings, name: str) -> Manifest:
     size = container_size(compute.resources, settings.worker_size)
     gpu = compute.gpu_resource or settings.pods.gpu_resource
     gpus = {gpu: str(compute.gpus_per_worker)} if compute.gpus_per_worker else {}
+    processes = max(1, compute.gpus_per_worker)
     grace = compute.termination_grace_period_seconds
     ray = container(
         job,
         settings,
         name=WORKER_CONTAINER,
         size=size | gpus,
-        env=_ray_environment(job, name) | {"OMP_NUM_THREADS": str(cores(size["cpu"]))},
+        env=_ray_environment(job, name) | {"OMP_NUM_THREADS": str(max(1, cores(size["cpu"]) // processes))},
         lifecycle=_save_hook(PodRole.WORKER, grace),
         readinessProbe=_readiness(f"localhost:{_AGENT_PORT}/api/local_raylet_healthz"),
     )
@@ -135,8 +136,8 @@ def _workers(job: ResolvedJob, settings: Settings, name: str) -> Manifest:
         "minReplicas": compute.workers,
         "maxReplicas": compute.workers,
         "rayStartParams": {
-            # One slot per pod, so that no pod gets two workers.
-            "num-cpus": "1",
+            # One slot per training process: one for each GPU, or a single one.
+            "num-cpus": str(processes),
             # KubeRay derives this number only from resources whose name ends with "gpu".
             "num-gpus": str(compute.gpus_per_worker),
             "object-store-memory": str(_OBJECT_STORE_BYTES),

@@ -61,8 +61,15 @@ def test_gpus_are_requested_by_name_and_ray_is_told_their_number(
     assert worker["resources"]["limits"][resource] == worker["resources"]["requests"][resource] == "2"
     cluster = ray_job(resolve(made, chart(**settings)), chart(**settings), number=1)["spec"]["rayClusterSpec"]
     (group,) = cluster["workerGroupSpecs"]
-    assert group["rayStartParams"]["num-gpus"] == "2"
+    assert group["rayStartParams"]["num-gpus"] == group["rayStartParams"]["num-cpus"] == "2", "a process per GPU"
     assert cluster["headGroupSpec"]["rayStartParams"]["num-gpus"] == "0"
+
+
+@pytest.mark.parametrize(("gpus", "cpu", "threads"), [(0, "4", "4"), (1, "4", "4"), (2, "5", "2"), (8, "4", "1")])
+def test_the_processes_of_a_pod_share_its_cores(gpus: int, cpu: str, threads: str) -> None:
+    made = job(compute__gpusPerWorker=gpus, compute__resources={"cpu": cpu})
+    worker = main(pod_templates(made, chart())["worker"])
+    assert {"name": "OMP_NUM_THREADS", "value": threads} in worker["env"]
 
 
 @pytest.mark.parametrize(

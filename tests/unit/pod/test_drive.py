@@ -37,7 +37,7 @@ def test_the_last_status_says_who_has_to_act(
     monkeypatch.setattr(module, "open_run", lambda *_: Run)
 
     def write(status: dict[str, Any]) -> None:
-        assert leaving.process_id(tmp_path, "driver") is not None, "the preStop hook must wait for the last status"
+        assert leaving.processes(tmp_path, "driver"), "the preStop hook must wait for the last status"
         statuses.append(status)
 
     monkeypatch.setattr(module, "patch_of", lambda _: write)
@@ -49,7 +49,7 @@ def test_the_last_status_says_who_has_to_act(
     with pytest.raises(type(raised)):
         module.drive(job(storage=STORAGE), observer)
     assert (statuses[-1]["failure"]["class"], statuses[-1]["failure"]["rayJob"]) == (who, "small-a1")
-    assert leaving.process_id(tmp_path, "driver") is None
+    assert not leaving.processes(tmp_path, "driver")
 
 
 def test_a_ray_cluster_without_a_token_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

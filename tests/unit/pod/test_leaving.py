@@ -43,6 +43,20 @@ def test_a_worker_is_waited_for(folder: Path) -> None:
     assert done == [True]
 
 
+def test_all_workers_of_a_pod_are_waited_for(folder: Path) -> None:
+    """A pod with several GPUs has a worker for each of them."""
+    others = [subprocess.Popen(["sleep", "600"]) for _ in range(2)]
+    for other in others:
+        leaving.process_file(folder, "worker", other.pid).touch()
+    with leaving.register_process("worker"):
+        assert sorted(leaving.processes(folder, "worker")) == sorted([os.getpid(), *(other.pid for other in others)])
+    for other in others:
+        assert not hook.save(folder, role="worker", seconds=0.3)
+        other.kill()
+        other.wait()
+    assert hook.save(folder, role="worker", seconds=0.3)
+
+
 def test_the_wait_for_a_worker_that_does_not_end_is_limited(folder: Path) -> None:
     with leaving.register_process("worker"):
         assert not hook.save(folder, role="worker", seconds=0.3)
@@ -69,7 +83,7 @@ def test_the_driver_receives_a_signal(folder: Path, monkeypatch: pytest.MonkeyPa
     driver = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
     assert driver.stdout is not None
     driver.stdout.readline()
-    (folder / "driver.pid").write_text(str(driver.pid))
+    leaving.process_file(folder, "driver", driver.pid).touch()
     reaper = threading.Thread(target=driver.wait)
     reaper.start()
     assert hook.save(folder, role="head", seconds=10)
@@ -80,8 +94,8 @@ def test_the_driver_receives_a_signal(folder: Path, monkeypatch: pytest.MonkeyPa
 def test_a_process_that_died_is_not_there(folder: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    (folder / "worker.pid").write_text(str(gone.pid))
-    assert leaving.process_id(folder, "worker") is None
+    leaving.process_file(folder, "worker", gone.pid).touch()
+    assert leaving.processes(folder, "worker") == []
     with pytest.raises(ProcessLookupError):
         os.kill(gone.pid, signal.SIG_DFL)
 

@@ -112,7 +112,6 @@ def load_data(job: PromptInternJob) -> Data:
             *held_out.warnings,
             *retention.warnings,
             *_system_warnings(job, next((system for system in systems.values() if system), None)),
-            *_gpu_warnings(job),
             *_protect_warnings(job),
             *checked.warnings,
         ],
@@ -181,16 +180,6 @@ def _system_problems(systems: Mapping[str, str | None]) -> list[Problem]:
         )
         for role, system in others
         if system is not None and system != expected
-    ]
-
-
-def _gpu_warnings(job: PromptInternJob) -> list[str]:
-    gpus = job.spec.compute.gpus_per_worker
-    if gpus <= 1:
-        return []
-    return [
-        f"spec.compute.gpusPerWorker is {gpus}, but a worker trains on one GPU and leaves the others idle; to use "
-        "more GPUs, raise spec.compute.workers"
     ]
 
 

@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any
 
 from promptintern_api import PromptInternJob
-from promptintern_api.compute import Device
 from promptintern_api.contract import ENV_RAY_JOB, JOB_FILE, RUN_FORMAT
 
 from promptintern.advice import run_again
@@ -32,6 +31,7 @@ from promptintern.pipeline.events import Note, Observer, Stopped
 from promptintern.pipeline.facts import write_report
 from promptintern.pipeline.inputs import FILE_FIELDS, load_data, s3_options
 from promptintern.report.schema import Report
+from promptintern.run.scaling import gpus_per_pod, scaling_config, world_size
 from promptintern.run.worker import WorkerTask, work, work_in_process_group
 from promptintern.storage.job_file import read_job
 from promptintern.storage.run import RunStore
@@ -64,7 +64,8 @@ def run_job(job: PromptInternJob, *, storage_uri: str, workers: int, observer: O
 
     Args:
         storage_uri: The URI of the folder that holds the folders of runs. It begins with ``file://`` or ``s3://``.
-        workers: The number of workers to start; if it is 0, this process trains.
+        workers: The number of pods, or what stands for them on this machine, each with a worker per GPU; if it is 0,
+            this process trains.
 
     Raises:
         UserError: if anything is wrong with the job, its data or its model.
@@ -132,17 +133,17 @@ def _set_ray_environment() -> None:
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
 
-def _train_on_ray(job: PromptInternJob, task: WorkerTask, workers: int, observer: Observer) -> None:
+def _train_on_ray(job: PromptInternJob, task: WorkerTask, pods: int, observer: Observer) -> None:
     _set_ray_environment()
     import ray
-    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, LoggingConfig, RunConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from promptintern.run.ray_observer import FailureNotes, Mailbox, RayObserver
 
+    gpus, workers = gpus_per_pod(job.spec.compute), world_size(job.spec.compute, pods)
     observer.emit(Note(text=f"starting Ray with {workers} worker{'s' if workers > 1 else ''}"))
-    gpu = job.spec.compute.device is not Device.CPU and job.spec.compute.gpus_per_worker > 0
     with _ray(workers), tempfile.TemporaryDirectory(prefix="promptintern-ray-") as folder:
         # The mailbox runs on the driver's node. In a worker's pod, it and thus the run would be lost with the pod.
         on_driver_node = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
@@ -152,20 +153,16 @@ def _train_on_ray(job: PromptInternJob, task: WorkerTask, workers: int, observer
             TorchTrainer,
             _train_loop,
             train_loop_config={"task": remote_task},
-            scaling_config=ScalingConfig(
-                num_workers=workers,
-                use_gpu=gpu,
-                resources_per_worker={"CPU": 1, **({"GPU": job.spec.compute.gpus_per_worker} if gpu else {})},
-            ),
+            scaling_config=scaling_config(job.spec.compute, pods),
             run_config=RunConfig(
                 storage_path=folder,
                 failure_config=FailureConfig(max_failures=MAX_WORKER_FAILURES),
                 logging_config=LoggingConfig(log_level="ERROR"),
                 callbacks=[FailureNotes(mailbox)],
             ),
-            torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo", timeout_s=3600),
+            torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus else "gloo", timeout_s=3600),
         )
-        if gpu:
+        if gpus:
             _check_gpus(job, observer)
         while True:
             count_before = ray.get(mailbox.progress_count.remote())
