@@ -1,7 +1,7 @@
 """Runs the product on pretrained models and real tasks, and writes docs/real.md and docs/real.json.
 
     python -m benchmarks.real [--model DIR | --models NAME ...] [--tasks NAME ...] [--seeds N] [--device CPU]
-        [--dtype float32]
+        [--dtype float32] [--remark TEXT]
 
 The models come from Python packages (`models.py`), or from any folder of safetensors. A run that was stopped goes on
 where it was, and a finished one is not repeated, so the command can be given in several goes. docs/real.json records
@@ -47,6 +47,7 @@ def main() -> int:
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="type of the base weights")
     parser.add_argument("--work", type=Path, default=WORK, help="folder of the runs")
     parser.add_argument("--again", action="store_true", help="repeat runs that docs/real.json records")
+    parser.add_argument("--remark", default="", help="what readers must know about the times, such as a busy machine")
     parser.add_argument("--pages-only", action="store_true", help="write the pages from the finished runs")
     options = parser.parse_args()
     if not DATA.is_dir():
@@ -96,7 +97,13 @@ def run(task: Task, model: Path, seed: int, options: argparse.Namespace, *, has_
     place.mkdir(exist_ok=True)
     (place / "job.yaml").write_text(yaml.safe_dump(job, sort_keys=False))
     about = {"task": task.name, "model": model.name, "seed": seed, "origin": origin_of(model)}
-    about |= {"has_teacher": has_teacher, "job": digest, "dtype": options.dtype, "machine": machine()}
+    about |= {
+        "has_teacher": has_teacher,
+        "job": digest,
+        "dtype": options.dtype,
+        "machine": machine(),
+        "remark": options.remark,
+    }
     (place / _ABOUT).write_text(json.dumps(about, indent=2))
     print(f"== {place.name}", flush=True)
     began = time.monotonic()

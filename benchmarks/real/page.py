@@ -171,7 +171,8 @@ def _of_seed(run: Measured, runs: Sequence[Measured]) -> str:
 
 def _phases(run: Measured) -> str:
     time = run.report.wall_time
-    return f"{formatting.duration(time.seconds)}, of which {formatting.shares(time.phases)}" if time else ""
+    remark = f" ({run.remark})" if run.remark else ""
+    return f"{formatting.duration(time.seconds)}, of which {formatting.shares(time.phases)}{remark}" if time else ""
 
 
 def _heading(metric: Metric) -> str:

@@ -34,6 +34,9 @@ class Measured:
     origin: dict[str, Any] = field(default_factory=dict)
     """Where the weights come from; empty for a folder of the user."""
 
+    remark: str = ""
+    """What readers must know about the times, such as that the machine was shared; empty if nothing."""
+
     @property
     def key(self) -> tuple[object, ...]:
         """What tells this run from all others that are recorded."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from promptintern.report.build import build_report
 from promptintern.report.facts import AttemptFacts
-from promptintern.report.schema import Comparison, Figure
+from promptintern.report.schema import Comparison, Figure, WallTime
 from promptintern_api import parse_job
 from promptintern_api.metrics import Metric
 
@@ -135,6 +135,14 @@ def test_a_run_that_was_recorded_is_on_the_page_with_those_of_other_machines(tmp
     assert [(each.seed, each.seconds) for each in runs] == [(0, 7200), (1, 3600)]
     assert "Base weights in bfloat16. The runs took 2.0, 1.0 h on " in page_of(runs)
     assert "(16 cores; 2 cores)" in page_of(runs)
+
+
+def test_a_remark_on_the_times_of_a_run_is_beside_them() -> None:
+    wall_time = WallTime(seconds=60, phases={"train": 60}, attempts=1)
+    report = build_report(facts()).model_copy(update={"wall_time": wall_time})
+    run = Measured(task="nlrx", model="m", seed=0, report=report, seconds=60, remark="on a busy machine")
+    (line,) = [each for each in page_of([run]).splitlines() if each.startswith("- Wall time")]
+    assert line.endswith("100 % (on a busy machine).")
 
 
 def run_without_texts(run: Measured) -> Measured:
